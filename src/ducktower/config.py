@@ -1,0 +1,96 @@
+"""Every setting and every limit, with its unit in its name.
+
+Owns the defaults and what makes a value valid. Must never read the environment, files or command lines:
+`cli` does that and passes the values on.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+
+from .errors import InvalidArgument
+
+__all__ = ["DEFAULT_PORT", "EngineConfig", "ServerConfig"]
+
+KIB = 1024
+MIB = 1024 * KIB
+
+DEFAULT_PORT = 8815
+
+
+class _Checked:
+    """Refuses a limit that is not above zero, by name."""
+
+    def __post_init__(self) -> None:
+        for field in fields(self):  # type: ignore[arg-type]
+            value = getattr(self, field.name)
+            if field.name.endswith(("_max", "_seconds")) and value is not None and value <= 0:
+                raise InvalidArgument(f"{field.name} must be above 0, not {value}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EngineConfig(_Checked):
+    """How one database is opened and used."""
+
+    database: str = ":memory:"
+    """Path of the DuckDB file, created when missing, or `:memory:`."""
+    external_access: bool = False
+    """Whether SQL may reach files, the network and extensions of the server's machine."""
+    memory_limit: str | None = None
+    """DuckDB's own `memory_limit`, such as `4GB`; None leaves DuckDB's default (80% of the machine)."""
+    threads: int | None = None
+    """DuckDB's worker threads; None leaves DuckDB's default (one per core)."""
+
+    small_write_bytes_max: int = 1 * MIB
+    """A write up to this size is collected and committed in a group; a larger one gets its own transaction."""
+    group_bytes_max: int = 16 * MIB
+    group_writes_max: int = 1024
+    queue_bytes_max: int = 256 * MIB
+    queue_writes_max: int = 16_384
+    queue_wait_seconds: float = 30.0
+    """How long one write of an open stream waits for room in the queue before OVERLOADED."""
+    plans_max: int = 256
+    """Prepared inserts kept, one for each table and Arrow schema in use."""
+
+    reads_in_flight_max: int = 256
+    large_writes_in_flight_max: int = 32
+    executes_in_flight_max: int = 64
+    lease_wait_seconds: float = 10.0
+    """How long a call waits for one of the places above before OVERLOADED."""
+
+    query_timeout_seconds: float | None = 600.0
+    """Longest run of one statement, its result's stream included; None is no limit."""
+    conflict_retry_seconds: float = 30.0
+    """How long a statement that met a conflict is tried again before CONFLICT."""
+    watch_interval_seconds: float = 0.02
+    """How often running calls are looked at for their deadline and for a client that left."""
+    batch_bytes_max: int = 3 * MIB
+    """Largest record batch of a result, in Arrow bytes: some clients refuse messages over 4 MiB."""
+    returned_bytes_max: int = 64 * MIB
+    """Largest result of `execute` (RETURNING); past it the statement is rolled back."""
+    sql_bytes_max: int = 4 * MIB
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServerConfig(_Checked):
+    """How the database is offered on the network."""
+
+    host: str = "127.0.0.1"
+    port: int = DEFAULT_PORT
+    """0 picks a free port."""
+    insecure: bool = False
+    """Allows an address that other machines can reach, although callers are not asked who they are."""
+    drain_seconds: float = 10.0
+    """How long a stopping server lets calls in flight finish."""
+    calls_in_flight_max: int = 1024
+    """Calls served at once; each holds one thread."""
+    stream_writes_in_flight_max: int = 1024
+    """Writes of one DoExchange that wait for their commit; past it the stream is not read."""
+    action_bytes_max: int = 16 * MIB
+    error_bytes_max: int = 4 * KIB
+    """Longest error text sent: longer gRPC messages are lost on the way."""
+
+    def __post_init__(self) -> None:
+        _Checked.__post_init__(self)
+        if not 0 <= self.port <= 65535:
+            raise InvalidArgument(f"port must be between 0 and 65535, not {self.port}")

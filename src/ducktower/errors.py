@@ -1,0 +1,184 @@
+"""The error tree: every failure that Ducktower reports, on either side of the wire.
+
+    DucktowerError                    code                   retryable
+     +-- InvalidArgument              INVALID_ARGUMENT
+     +-- InvalidSQL                   INVALID_SQL
+     +-- TableNotFound                TABLE_NOT_FOUND
+     +-- TableExists                  TABLE_EXISTS
+     +-- SchemaMismatch               SCHEMA_MISMATCH
+     +-- ConstraintViolation          CONSTRAINT_VIOLATION
+     +-- Unauthenticated              UNAUTHENTICATED
+     +-- Forbidden                    FORBIDDEN
+     +-- Conflict                     CONFLICT               yes
+     +-- Overloaded                   OVERLOADED             yes
+     +-- Unavailable                  UNAVAILABLE            yes
+     +-- TimedOut                     TIMEOUT
+     +-- Cancelled                    CANCELLED
+     +-- LimitExceeded                LIMIT_EXCEEDED
+     +-- InternalError                INTERNAL
+
+Owns the codes and whether each may be retried. Must never import anything: every layer raises these.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+__all__ = [
+    "CODES",
+    "Cancelled",
+    "Conflict",
+    "ConstraintViolation",
+    "DucktowerError",
+    "Forbidden",
+    "InternalError",
+    "InvalidArgument",
+    "InvalidSQL",
+    "LimitExceeded",
+    "Overloaded",
+    "SchemaMismatch",
+    "TableExists",
+    "TableNotFound",
+    "TimedOut",
+    "Unauthenticated",
+    "Unavailable",
+]
+
+
+class DucktowerError(Exception):
+    """Base of the tree. `code` is stable; the text is for people and may change.
+
+    `retryable` says that the same call may succeed later *and* that sending it again is the right answer.
+    It does not say that a write was not stored: see `Unavailable`.
+    """
+
+    code: ClassVar[str] = "INTERNAL"
+    retryable: ClassVar[bool] = False
+
+    def __init_subclass__(cls) -> None:
+        # Users meet these as ducktower.X; a traceback should show that name.
+        cls.__module__ = "ducktower"
+
+    @property
+    def message(self) -> str:
+        """The text alone, without the code."""
+        return str(self.args[0]) if self.args else self.code
+
+
+class InvalidArgument(DucktowerError):
+    """A command, option, ticket or file is not what it should be."""
+
+    code = "INVALID_ARGUMENT"
+
+
+class InvalidSQL(DucktowerError):
+    """DuckDB could not parse, bind or evaluate the statement."""
+
+    code = "INVALID_SQL"
+
+
+class TableNotFound(DucktowerError):
+    """The named table or view does not exist."""
+
+    code = "TABLE_NOT_FOUND"
+
+
+class TableExists(DucktowerError):
+    """The table to be created is there already."""
+
+    code = "TABLE_EXISTS"
+
+
+class SchemaMismatch(DucktowerError):
+    """A column is unknown, missing, given twice, or holds a value that does not fit its type."""
+
+    code = "SCHEMA_MISMATCH"
+
+
+class ConstraintViolation(DucktowerError):
+    """A NOT NULL, CHECK, UNIQUE, PRIMARY KEY or FOREIGN KEY constraint refused the rows."""
+
+    code = "CONSTRAINT_VIOLATION"
+
+
+class Unauthenticated(DucktowerError):
+    """The caller did not say who it is, or could not prove it."""
+
+    code = "UNAUTHENTICATED"
+
+
+class Forbidden(DucktowerError):
+    """The caller, or this kind of call, may not do that."""
+
+    code = "FORBIDDEN"
+
+
+class Conflict(DucktowerError):
+    """Another transaction changed the same rows or the same table; nothing was stored."""
+
+    code = "CONFLICT"
+    retryable = True
+
+
+class Overloaded(DucktowerError):
+    """A bounded queue or pool is full; nothing was stored."""
+
+    code = "OVERLOADED"
+    retryable = True
+
+
+class Unavailable(DucktowerError):
+    """The server cannot be reached, is stopping, or is reopening its database.
+
+    A write that meets this while it was under way may or may not have been stored.
+    """
+
+    code = "UNAVAILABLE"
+    retryable = True
+
+
+class TimedOut(DucktowerError):
+    """A statement or a wait ran past its limit."""
+
+    code = "TIMEOUT"
+
+
+class Cancelled(DucktowerError):
+    """The call was cancelled, by its client or by an operator; nothing was stored."""
+
+    code = "CANCELLED"
+
+
+class LimitExceeded(DucktowerError):
+    """One request is larger than a named limit allows."""
+
+    code = "LIMIT_EXCEEDED"
+
+
+class InternalError(DucktowerError):
+    """A defect of Ducktower or DuckDB, or a failure of the machine below them."""
+
+    code = "INTERNAL"
+
+
+CODES: dict[str, type[DucktowerError]] = {
+    kind.code: kind
+    for kind in (
+        InvalidArgument,
+        InvalidSQL,
+        TableNotFound,
+        TableExists,
+        SchemaMismatch,
+        ConstraintViolation,
+        Unauthenticated,
+        Forbidden,
+        Conflict,
+        Overloaded,
+        Unavailable,
+        TimedOut,
+        Cancelled,
+        LimitExceeded,
+        InternalError,
+    )
+}
+"""Every stable code and its class: the one table that both sides of the wire use."""
