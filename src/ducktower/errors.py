@@ -22,6 +22,7 @@ Owns the codes and whether each may be retried. Must never import anything: ever
 
 from __future__ import annotations
 
+import re
 from typing import ClassVar
 
 __all__ = [
@@ -42,6 +43,8 @@ __all__ = [
     "TimedOut",
     "Unauthenticated",
     "Unavailable",
+    "coded_text",
+    "from_coded_text",
 ]
 
 
@@ -182,3 +185,26 @@ CODES: dict[str, type[DucktowerError]] = {
     )
 }
 """Every stable code and its class: the one table that both sides of the wire use."""
+
+_CODED = re.compile(
+    # The text ends where gRPC and Arrow C++ begin to append their own notes.
+    r"\[(?P<code>[A-Z_]+)\] (?P<text>.*?)(?:\. Detail: |\. gRPC client debug context: |\. Client context: |\Z)",
+    re.DOTALL,
+)
+
+
+def coded_text(error: DucktowerError, bytes_max: int | None = None) -> str:
+    """Return `[CODE] text`, the form in which an error crosses the wire, cut to `bytes_max` of UTF-8."""
+    text = f"[{error.code}] {error.message}"
+    if bytes_max is not None and len(text.encode()) > bytes_max:
+        text = text.encode()[: bytes_max - 3].decode(errors="ignore") + "..."
+    return text
+
+
+def from_coded_text(text: str) -> DucktowerError | None:
+    """Return the error that `coded_text` wrote somewhere in `text`, or None when there is none."""
+    for match in _CODED.finditer(text):
+        kind = CODES.get(match["code"])
+        if kind is not None:
+            return kind(match["text"])
+    return None

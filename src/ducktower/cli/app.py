@@ -1,0 +1,118 @@
+"""The `ducktower` command: what the commands are called, and how each of them ends.
+
+Owns the one place where an error becomes a line on stderr and an exit status. Must never show a traceback
+for what a user can cause, nor import what a single command needs: `--help` has to be quick.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import traceback
+from collections.abc import Sequence
+from importlib.metadata import version
+from typing import Annotated, Any
+
+import typer
+import typer.core
+
+from ..errors import DucktowerError, InternalError
+from . import demo, ingest, query, serve, status, write_read
+from .terminal import error_line, leave
+
+__all__ = ["app", "main"]
+
+EXIT_FAILED = 1
+EXIT_USAGE = 2
+EXIT_INTERRUPTED = 130
+TRACEBACK_VARIABLE = "DUCKTOWER_TRACEBACK"
+
+
+class _Commands(typer.core.TyperGroup):
+    """Ends a command quietly when whoever reads its output has left, and at once on Ctrl-C."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            result = super().invoke(ctx)
+            sys.stdout.flush()
+        except BrokenPipeError:
+            # `ducktower query ... | head`: the reader has what it wanted. Python would complain at exit.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            leave(0)
+        except KeyboardInterrupt:
+            leave(EXIT_INTERRUPTED)
+        return result
+
+
+app = typer.Typer(
+    cls=_Commands,
+    add_completion=False,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    help="A control tower for DuckDB: one server owns the file, any number of processes write and read it.",
+    epilog=f"Every option can be given as the environment variable named beside it. {TRACEBACK_VARIABLE}=1 "
+    "shows where an error came from.",
+)
+app.command("serve")(serve.command)
+app.command("write")(write_read.write_command)
+app.command("read")(write_read.read_command)
+app.command("demo")(demo.command)
+app.command("query")(query.command)
+app.command("ingest")(ingest.command)
+app.command("tables")(status.tables_command)
+app.command("health")(status.health_command)
+
+
+def _print_version(wanted: bool) -> None:  # noqa: FBT001 - typer calls it with the flag's value
+    if wanted:
+        typer.echo(f"ducktower {version('ducktower')}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    *,
+    version: Annotated[
+        bool, typer.Option("--version", is_eager=True, callback=_print_version, help="Show the version and exit.")
+    ] = False,
+) -> None:
+    """Read the options that stand before the command."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit status: 0, 1 for a failure, 2 for bad usage, 130 after Ctrl-C.
+
+    Arguments:
+        arguments: what follows `ducktower` on the command line; that of this process when None.
+    """
+    try:
+        result = app(
+            args=list(sys.argv[1:] if arguments is None else arguments), prog_name="ducktower", standalone_mode=False
+        )
+    except typer.TyperException as error:
+        return _bad_usage(error)
+    except DucktowerError as error:
+        return _failed(error)
+    except typer.Abort:
+        return EXIT_INTERRUPTED
+    except OSError as error:
+        return _failed(InternalError(str(error)))
+    except Exception as error:  # a defect of ours: still one line, as the user can do nothing with a traceback
+        return _failed(InternalError(f"{type(error).__name__}: {error}"))
+    return result if isinstance(result, int) else 0
+
+
+def _failed(error: DucktowerError) -> int:
+    if os.environ.get(TRACEBACK_VARIABLE):
+        traceback.print_exc()
+    typer.echo(error_line(error), err=True)
+    return EXIT_FAILED
+
+
+def _bad_usage(error: typer.TyperException) -> int:
+    message = " ".join(error.format_message().split())
+    if message:  # without one it was a call for help, which has been given
+        context = getattr(error, "ctx", None)
+        command = context.command_path if context is not None else "ducktower"
+        typer.echo(f"INVALID_ARGUMENT: {message.rstrip('.')} (see `{command} --help`)", err=True)
+    return EXIT_USAGE

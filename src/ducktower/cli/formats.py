@@ -1,0 +1,120 @@
+"""File formats by name and by suffix, and values as text where a format has no type for them.
+
+Owns what the formats are called and how a value is spelled. Must never open a file.
+"""
+
+from __future__ import annotations
+
+import datetime
+import json
+import uuid
+from enum import StrEnum
+from pathlib import PurePath
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+__all__ = ["Format", "flattened", "format_of", "json_text", "plain_json"]
+
+_COMPRESSION_SUFFIXES = frozenset({".gz", ".bz2", ".zst", ".lz4"})
+
+
+class Format(StrEnum):
+    """The formats that are both written and read."""
+
+    csv = "csv"
+    json = "json"
+    jsonl = "jsonl"
+    parquet = "parquet"
+    arrow = "arrow"
+
+
+_SUFFIXES = {
+    ".csv": Format.csv,
+    ".json": Format.json,
+    ".jsonl": Format.jsonl,
+    ".ndjson": Format.jsonl,
+    ".parquet": Format.parquet,
+    ".pq": Format.parquet,
+    ".arrow": Format.arrow,
+    ".arrows": Format.arrow,
+    ".feather": Format.arrow,
+    ".ipc": Format.arrow,
+}
+
+
+def format_of(path: str) -> Format | None:
+    """Return the format that a file's name tells, a compression's suffix left aside; None when it tells none."""
+    suffixes = [suffix.lower() for suffix in PurePath(path).suffixes]
+    while suffixes and suffixes[-1] in _COMPRESSION_SUFFIXES:
+        suffixes.pop()
+    return _SUFFIXES.get(suffixes[-1]) if suffixes else None
+
+
+def flattened(batch: pa.RecordBatch, *, keep_numbers: bool) -> pa.RecordBatch:
+    """Return the batch with each column that text cannot hold as a column of strings, in DuckDB's spelling.
+
+    Arguments:
+        keep_numbers: leave numbers and booleans as they are, so that JSON shows them without quotes.
+    """
+    import pyarrow as pa
+
+    columns = [_textual(column, keep_numbers=keep_numbers) for column in batch.columns]
+    fields = [pa.field(field.name, column.type) for field, column in zip(batch.schema, columns, strict=True)]
+    return pa.RecordBatch.from_arrays(columns, schema=pa.schema(fields))
+
+
+def _textual(column: pa.Array, *, keep_numbers: bool) -> pa.Array:
+    import pyarrow as pa
+
+    kind = column.type
+    if pa.types.is_null(kind) or pa.types.is_string(kind) or pa.types.is_large_string(kind):
+        return column
+    if pa.types.is_dictionary(kind):
+        return _textual(column.dictionary_decode(), keep_numbers=keep_numbers)
+    if pa.types.is_boolean(kind) or pa.types.is_integer(kind) or pa.types.is_floating(kind):
+        return column
+    if pa.types.is_decimal(kind) or pa.types.is_timestamp(kind) or pa.types.is_date(kind) or pa.types.is_time(kind):
+        return column.cast(pa.string())
+    if pa.types.is_nested(kind) and keep_numbers:
+        return column  # JSON has lists and objects of its own
+    return pa.array([None if value is None else _spelled(value) for value in column.to_pylist()], pa.string())
+
+
+def _spelled(value: Any) -> str:
+    plain = plain_json(value)
+    return plain if isinstance(plain, str) else json_text(plain)
+
+
+def json_text(value: Any) -> str:
+    """Return a value as JSON text; what JSON has no number for (NaN, infinity) becomes a string."""
+    try:
+        return json.dumps(value, ensure_ascii=False, allow_nan=False, default=plain_json)
+    except ValueError:
+        return json.dumps(plain_json(value), ensure_ascii=False, allow_nan=False, default=plain_json)
+
+
+def plain_json(value: Any) -> Any:
+    """Return what JSON can hold of a Python value: itself, or text in DuckDB's spelling."""
+    match value:
+        case None | bool() | int() | str():
+            return value
+        case float():
+            return value if value - value == 0 else str(value)
+        case dict():
+            return {str(key): plain_json(item) for key, item in value.items()}
+        case bytes():
+            return "".join(f"\\x{byte:02X}" for byte in value)
+        case tuple() if hasattr(value, "nanoseconds"):  # pyarrow's month-day-nanosecond interval
+            return f"{value.months} months {value.days} days {value.nanoseconds // 1000} microseconds"
+        case list() | tuple():
+            return [plain_json(item) for item in value]
+        case datetime.datetime() | datetime.date() | datetime.time():
+            return value.isoformat()
+        case datetime.timedelta():
+            return f"{value // datetime.timedelta(microseconds=1)} microseconds"
+        case uuid.UUID():
+            return str(value)
+        case _:
+            return str(value)

@@ -1,0 +1,124 @@
+"""`ducktower query`: run SQL that reads, and show or save what it returns.
+
+Owns the choice of format and the table on a terminal. Must never hold more of a result than it shows.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from ..errors import DucktowerError, InvalidArgument
+from . import export
+from .formats import Format, flattened, format_of, json_text
+from .options import DEFAULT_URL, TlsCa, Token, Url, client_of
+from .terminal import one_line, run_interruptibly
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+__all__ = ["command", "print_table"]
+
+_BINARY = frozenset({Format.parquet, Format.arrow})
+
+
+def command(
+    sql: Annotated[str, typer.Argument(help="The SQL; `-` reads it from stdin.")],
+    url: Url = DEFAULT_URL,
+    token: Token = None,
+    tls_ca: TlsCa = None,
+    *,
+    kind: Annotated[
+        Format | None,
+        typer.Option(
+            "--format",
+            envvar="DUCKTOWER_QUERY_FORMAT",
+            help="json is one array, jsonl one object a line. "
+            "[default: what FILE's name tells; else a table on a terminal, and csv elsewhere]",
+        ),
+    ] = None,
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            envvar="DUCKTOWER_QUERY_OUTPUT",
+            metavar="FILE",
+            help="Write to FILE, which appears when it is complete, instead of stdout.",
+        ),
+    ] = None,
+    max_rows: Annotated[
+        int, typer.Option(envvar="DUCKTOWER_QUERY_MAX_ROWS", min=1, help="Most rows of a table on a terminal.")
+    ] = 200,
+) -> None:
+    """Run SQL that reads, and show its result or write it to a file. Results may be larger than memory."""
+    if sql == "-":
+        sql = sys.stdin.read()
+    if kind is None and output is not None:
+        kind = format_of(str(output)) or Format.csv
+    if kind is None and not sys.stdout.isatty():
+        kind = Format.csv
+    if kind in _BINARY and output is None and sys.stdout.isatty():
+        raise typer.BadParameter(f"{kind} is not for a terminal: give --output FILE, or pipe it")
+    with client_of(url, token, tls_ca) as client:
+        started = time.monotonic()
+        reader = run_interruptibly(lambda: client.reader(sql))
+        if kind is None:
+            print_table(reader, max_rows)
+            return
+        rows = _save(reader, output, kind)
+        if output is not None:
+            typer.echo(f"{rows:,} rows to {output} in {time.monotonic() - started:.1f} s", err=True)
+
+
+def _save(reader: pa.RecordBatchReader, output: Path | None, kind: Format) -> int:
+    import pyarrow as pa
+
+    with export.opened(output) as sink:
+        try:
+            return run_interruptibly(lambda: export.write(reader, sink, kind, is_file=output is not None))
+        except (DucktowerError, OSError):
+            raise
+        except (pa.ArrowException, ValueError) as error:
+            raise InvalidArgument(f"the result does not fit {kind}: {one_line(str(error))}") from error
+
+
+def print_table(reader: pa.RecordBatchReader, max_rows: int) -> None:
+    """Show the first `max_rows` rows as a table, and say so when there are more."""
+    from rich.box import SIMPLE_HEAD
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    rows, more = run_interruptibly(lambda: _first_rows(reader, max_rows))
+    table = Table(box=SIMPLE_HEAD, header_style="bold", pad_edge=False)
+    for field in reader.schema:
+        table.add_column(Text(one_line(field.name)), justify="right" if _is_number(field.type) else "left")
+    for row in rows:
+        table.add_row(*(Text("NULL", style="dim") if value is None else Text(_cell(value)) for value in row))
+    console = Console()
+    console.print(table)
+    console.print(f"{len(rows):,} rows" + (" shown; there are more" if more else ""), style="dim", highlight=False)
+
+
+def _first_rows(reader: pa.RecordBatchReader, max_rows: int) -> tuple[list[tuple[object, ...]], bool]:
+    rows: list[tuple[object, ...]] = []
+    with reader:
+        for batch in reader:
+            columns = [column.to_pylist() for column in flattened(batch.slice(0, max_rows + 1), keep_numbers=True).columns]
+            rows.extend(zip(*columns, strict=True))
+            if len(rows) > max_rows:
+                return rows[:max_rows], True
+    return rows, False
+
+
+def _is_number(kind: pa.DataType) -> bool:
+    import pyarrow as pa
+
+    return bool(pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_decimal(kind))
+
+
+def _cell(value: object) -> str:
+    return one_line(value if isinstance(value, str) else json_text(value))

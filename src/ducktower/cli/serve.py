@@ -1,0 +1,237 @@
+"""`ducktower serve`: one database, offered on the network until a signal says stop.
+
+Owns the way from flags to a running server and back to a closed file. Must never decide anything about calls.
+"""
+
+from __future__ import annotations
+
+import logging
+import signal
+import sys
+import threading
+from collections.abc import Callable
+from enum import StrEnum
+from types import FrameType
+from typing import Annotated
+
+import typer
+
+from ..config import EngineConfig, ServerConfig
+from ..errors import InternalError, InvalidArgument
+from .terminal import leave
+
+__all__ = ["command", "run_server"]
+
+_ENGINE = EngineConfig()
+_SERVER = ServerConfig()
+_POLL_SECONDS = 0.2
+_QUEUES = "Limits: past each of them a call is refused, and told whether to retry"
+_TIMES = "Times"
+_STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
+
+_log = logging.getLogger("ducktower.serve")
+
+
+class LogLevel(StrEnum):
+    """How much is told on stderr."""
+
+    debug = "debug"
+    info = "info"
+    warning = "warning"
+    error = "error"
+
+
+def command(
+    database: Annotated[
+        str,
+        typer.Argument(
+            envvar="DUCKTOWER_DATABASE", help="The DuckDB file, created when missing, or `:memory:`.", metavar="[DATABASE]"
+        ),
+    ] = _ENGINE.database,
+    *,
+    host: Annotated[str, typer.Option(envvar="DUCKTOWER_HOST", help="Address to listen on.")] = _SERVER.host,
+    port: Annotated[
+        int, typer.Option(envvar="DUCKTOWER_PORT", min=0, max=65535, help="Port to listen on; 0 picks a free one.")
+    ] = _SERVER.port,
+    insecure: Annotated[
+        bool,
+        typer.Option(
+            "--insecure",
+            envvar="DUCKTOWER_INSECURE",
+            help="Allow an address that other machines can reach, although callers are not asked who they are.",
+        ),
+    ] = _SERVER.insecure,
+    external_access: Annotated[
+        bool,
+        typer.Option(
+            "--external-access",
+            envvar="DUCKTOWER_EXTERNAL_ACCESS",
+            help="Let SQL reach files, the network and extensions of this machine.",
+        ),
+    ] = _ENGINE.external_access,
+    memory_limit: Annotated[
+        str | None,
+        typer.Option(envvar="DUCKTOWER_MEMORY_LIMIT", help="DuckDB's own limit, such as 4GB. Unset: 80 % of the machine."),
+    ] = _ENGINE.memory_limit,
+    threads: Annotated[
+        int | None, typer.Option(envvar="DUCKTOWER_THREADS", min=1, help="DuckDB's threads. Unset: one per core.")
+    ] = _ENGINE.threads,
+    log_level: Annotated[
+        LogLevel, typer.Option(envvar="DUCKTOWER_LOG_LEVEL", help="How much to tell on stderr.")
+    ] = LogLevel.info,
+    query_timeout: Annotated[
+        float,
+        typer.Option(
+            envvar="DUCKTOWER_QUERY_TIMEOUT",
+            min=0,
+            help="Longest run of one statement in seconds, its result's stream included; 0 is no limit.",
+            rich_help_panel=_TIMES,
+        ),
+    ] = _ENGINE.query_timeout_seconds or 0,
+    drain_seconds: Annotated[
+        float,
+        typer.Option(
+            envvar="DUCKTOWER_DRAIN_SECONDS",
+            help="How long a stopping server lets calls in flight finish.",
+            rich_help_panel=_TIMES,
+        ),
+    ] = _SERVER.drain_seconds,
+    lease_wait_seconds: Annotated[
+        float,
+        typer.Option(
+            envvar="DUCKTOWER_LEASE_WAIT_SECONDS",
+            help="How long a call waits for a free place before it is refused.",
+            rich_help_panel=_TIMES,
+        ),
+    ] = _ENGINE.lease_wait_seconds,
+    conflict_retry_seconds: Annotated[
+        float,
+        typer.Option(
+            envvar="DUCKTOWER_CONFLICT_RETRY_SECONDS",
+            help="How long a statement that met a conflict is tried again.",
+            rich_help_panel=_TIMES,
+        ),
+    ] = _ENGINE.conflict_retry_seconds,
+    calls_in_flight_max: Annotated[
+        int,
+        typer.Option(envvar="DUCKTOWER_CALLS_IN_FLIGHT_MAX", help="Calls served at once.", rich_help_panel=_QUEUES),
+    ] = _SERVER.calls_in_flight_max,
+    reads_in_flight_max: Annotated[
+        int,
+        typer.Option(envvar="DUCKTOWER_READS_IN_FLIGHT_MAX", help="Queries run at once.", rich_help_panel=_QUEUES),
+    ] = _ENGINE.reads_in_flight_max,
+    large_writes_in_flight_max: Annotated[
+        int,
+        typer.Option(
+            envvar="DUCKTOWER_LARGE_WRITES_IN_FLIGHT_MAX", help="Large uploads at once.", rich_help_panel=_QUEUES
+        ),
+    ] = _ENGINE.large_writes_in_flight_max,
+    executes_in_flight_max: Annotated[
+        int,
+        typer.Option(
+            envvar="DUCKTOWER_EXECUTES_IN_FLIGHT_MAX", help="Statements that write, at once.", rich_help_panel=_QUEUES
+        ),
+    ] = _ENGINE.executes_in_flight_max,
+    queue_writes_max: Annotated[
+        int,
+        typer.Option(envvar="DUCKTOWER_QUEUE_WRITES_MAX", help="Small writes that wait.", rich_help_panel=_QUEUES),
+    ] = _ENGINE.queue_writes_max,
+    queue_bytes_max: Annotated[
+        int,
+        typer.Option(envvar="DUCKTOWER_QUEUE_BYTES_MAX", help="Bytes of the writes that wait.", rich_help_panel=_QUEUES),
+    ] = _ENGINE.queue_bytes_max,
+    small_write_bytes_max: Annotated[
+        int,
+        typer.Option(
+            envvar="DUCKTOWER_SMALL_WRITE_BYTES_MAX",
+            help="A write up to this size is committed together with others; a larger one by itself.",
+            rich_help_panel=_QUEUES,
+        ),
+    ] = _ENGINE.small_write_bytes_max,
+    returned_bytes_max: Annotated[
+        int,
+        typer.Option(
+            envvar="DUCKTOWER_RETURNED_BYTES_MAX", help="Largest result of a RETURNING clause.", rich_help_panel=_QUEUES
+        ),
+    ] = _ENGINE.returned_bytes_max,
+) -> None:
+    """Serve a DuckDB file, or one in memory, until SIGTERM or Ctrl-C.
+
+    Prints one line `ready grpc://HOST:PORT` on stdout when it accepts calls. When told to stop it lets calls in
+    flight finish, writes a checkpoint and exits 0; told twice, it exits at once (acknowledged writes are safe).
+    """
+    try:
+        engine = EngineConfig(
+            database=database,
+            external_access=external_access,
+            memory_limit=memory_limit,
+            threads=threads,
+            small_write_bytes_max=small_write_bytes_max,
+            queue_bytes_max=queue_bytes_max,
+            queue_writes_max=queue_writes_max,
+            reads_in_flight_max=reads_in_flight_max,
+            large_writes_in_flight_max=large_writes_in_flight_max,
+            executes_in_flight_max=executes_in_flight_max,
+            lease_wait_seconds=lease_wait_seconds,
+            query_timeout_seconds=query_timeout or None,
+            conflict_retry_seconds=conflict_retry_seconds,
+            returned_bytes_max=returned_bytes_max,
+        )
+        server = ServerConfig(
+            host=host,
+            port=port,
+            insecure=insecure,
+            drain_seconds=drain_seconds,
+            calls_in_flight_max=calls_in_flight_max,
+        )
+    except InvalidArgument as error:
+        raise typer.BadParameter(error.message) from error
+    logging.basicConfig(
+        stream=sys.stderr,
+        level=log_level.upper(),
+        format="%(asctime)s %(levelname)s %(name)s: %(message)s",
+    )
+    stop = threading.Event()
+    _stop_on_signals(stop)
+    run_server(engine, server, stop, _print_ready)
+    leave(0)  # a client's idle stream must not hold the process
+
+
+def run_server(
+    engine: EngineConfig, server: ServerConfig, stop: threading.Event, on_ready: Callable[[str], None]
+) -> None:
+    """Serve until `stop` is set or the server ends by itself; then drain, checkpoint and close.
+
+    Arguments:
+        on_ready: called with the server's URL once it accepts calls.
+    """
+    from ..server import FlightServer
+
+    flight = FlightServer(engine, server)
+    flight.start()
+    try:
+        _log.info("serving %s at %s", engine.database, flight.url)
+        on_ready(flight.url)
+        while not stop.is_set() and not flight.wait(_POLL_SECONDS):
+            pass
+        if not stop.is_set():
+            raise InternalError("the server ended by itself")
+        _log.info("stopping: calls in flight have %g seconds", server.drain_seconds)
+    finally:
+        flight.close()
+    _log.info("stopped")
+
+
+def _print_ready(url: str) -> None:
+    sys.stdout.write(f"ready {url}\n")
+    sys.stdout.flush()
+
+
+def _stop_on_signals(stop: threading.Event) -> None:
+    def on_signal(number: int, _frame: FrameType | None) -> None:
+        if stop.is_set():
+            leave(128 + number)
+        stop.set()
+
+    for number in _STOP_SIGNALS:
+        signal.signal(number, on_signal)

@@ -1,0 +1,204 @@
+"""`ducktower write` and `ducktower read`: the vignette's writer and reader, each in a terminal of its own.
+
+Owns what they print. Must never hold a loop of its own over rows or reads: those are in `vignette`.
+"""
+
+from __future__ import annotations
+
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable
+from types import FrameType
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from .options import DEFAULT_URL, TlsCa, Token, Url, client_of, rate_of
+from .scenarios import DEFAULT_TABLE, SCENARIOS, ScenarioName, count_query, make_table, rows_of
+from .terminal import leave, milliseconds, one_line, run_interruptibly
+from .vignette import Reader, Writer
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+__all__ = ["read_command", "write_command"]
+
+_REPORT_SECONDS = 1.0
+_PER_SECOND = 1.0
+_ANSWER_ROWS_MAX = 20
+
+_Table = Annotated[str, typer.Option("--table", envvar="DUCKTOWER_TABLE", help="The table.")]
+
+
+def write_command(
+    url: Url = DEFAULT_URL,
+    token: Token = None,
+    tls_ca: TlsCa = None,
+    *,
+    table: _Table = DEFAULT_TABLE,
+    scenario: Annotated[
+        ScenarioName,
+        typer.Option(envvar="DUCKTOWER_WRITE_SCENARIO", help="The columns: (id, value), or a complex schema."),
+    ] = ScenarioName.plain,
+    count: Annotated[
+        int | None, typer.Option(envvar="DUCKTOWER_WRITE_COUNT", min=1, help="Stop after so many rows.")
+    ] = None,
+    seconds: Annotated[
+        float | None, typer.Option(envvar="DUCKTOWER_WRITE_SECONDS", min=0, help="Stop after so many seconds.")
+    ] = None,
+    rate: Annotated[
+        str | None,
+        typer.Option(envvar="DUCKTOWER_WRITE_RATE", help="Rows a second, or `max`. [default: 1]", metavar="N|max"),
+    ] = None,
+    every: Annotated[
+        float | None, typer.Option(envvar="DUCKTOWER_WRITE_EVERY", help="Seconds from one row to the next.")
+    ] = None,
+    retry_seconds: Annotated[
+        float,
+        typer.Option(envvar="DUCKTOWER_WRITE_RETRY_SECONDS", min=0, help="How long to go on without the server."),
+    ] = 60.0,
+) -> None:
+    """Write rows: the time as `id`, a random `value`. Makes the table when it is missing.
+
+    Goes on for ever, or until --count or --seconds, and through a restart of the server.
+    """
+    per_second = rate_of(rate, every, default=_PER_SECOND)
+    stop = threading.Event()
+    with client_of(url, token, tls_ca) as client:
+        run_interruptibly(lambda: make_table(client, SCENARIOS[scenario], table))
+        writer = Writer(
+            client,
+            table,
+            rows_of(SCENARIOS[scenario]),
+            per_second=per_second,
+            count=count,
+            stop=stop,
+            tell=_tell,
+            retry_seconds=retry_seconds,
+        )
+        started = time.monotonic()
+
+        def report() -> None:
+            spent = max(time.monotonic() - started, 1e-9)
+            _print(
+                f"{writer.acknowledged:,} rows acknowledged, {writer.acknowledged / spent:,.0f} a second, "
+                f"p50 {milliseconds(writer.latency.percentile(0.5))}, p99 {milliseconds(writer.latency.percentile(0.99))}"
+                + (f", last id {writer.last_row['id']}" if writer.last_row else "")
+            )
+
+        _run_until_stopped(writer.run, stop, seconds, report)
+        report()
+        if writer.found or writer.lost:
+            _print(f"{writer.found:,} more rows are stored whose acknowledgement was lost; {writer.lost:,} are not stored")
+
+
+def read_command(
+    url: Url = DEFAULT_URL,
+    token: Token = None,
+    tls_ca: TlsCa = None,
+    *,
+    table: _Table = DEFAULT_TABLE,
+    query: Annotated[
+        str | None,
+        typer.Option(envvar="DUCKTOWER_READ_QUERY", help="What to ask. [default: the count of --table]"),
+    ] = None,
+    count: Annotated[
+        int | None, typer.Option(envvar="DUCKTOWER_READ_COUNT", min=1, help="Stop after so many answers.")
+    ] = None,
+    seconds: Annotated[
+        float | None, typer.Option(envvar="DUCKTOWER_READ_SECONDS", min=0, help="Stop after so many seconds.")
+    ] = None,
+    rate: Annotated[
+        str | None,
+        typer.Option(envvar="DUCKTOWER_READ_RATE", help="Questions a second, or `max`. [default: 1]", metavar="N|max"),
+    ] = None,
+    every: Annotated[
+        float | None, typer.Option(envvar="DUCKTOWER_READ_EVERY", help="Seconds from one question to the next.")
+    ] = None,
+    retry_seconds: Annotated[
+        float,
+        typer.Option(envvar="DUCKTOWER_READ_RETRY_SECONDS", min=0, help="How long to go on without the server."),
+    ] = 60.0,
+) -> None:
+    """Ask for the count of a table, or something else, again and again; print each answer.
+
+    Goes on for ever, or until --count or --seconds, and through a restart of the server.
+    """
+    per_second = rate_of(rate, every, default=_PER_SECOND)
+    stop = threading.Event()
+    with client_of(url, token, tls_ca) as client:
+        if query is None:
+            run_interruptibly(lambda: make_table(client, SCENARIOS[ScenarioName.plain], table))
+        reader = Reader(
+            client,
+            count_query(table) if query is None else query,
+            per_second=per_second,
+            count=count,
+            stop=stop,
+            tell=_tell,
+            on_answer=lambda answer, spent: _print(f"{_answer_text(answer)}  ({milliseconds(spent)})"),
+            retry_seconds=retry_seconds,
+        )
+        _run_until_stopped(reader.run, stop, seconds, lambda: None)
+    _tell(f"{reader.reads:,} reads, {reader.errors:,} errors")
+
+
+def _answer_text(answer: pa.Table) -> str:
+    """Return a result as short text: the bare value of a single one, else one line for each row."""
+    rows = answer.slice(0, _ANSWER_ROWS_MAX).to_pylist()
+    if answer.num_rows == 1 and answer.num_columns == 1:
+        return one_line(f"{answer.column_names[0]} {answer.column(0)[0].as_py()}")
+    lines = [one_line(", ".join(f"{name} {value}" for name, value in row.items())) for row in rows]
+    if answer.num_rows > len(rows):
+        lines.append(f"and {answer.num_rows - len(rows):,} more rows")
+    return "\n".join(lines) if lines else "no rows"
+
+
+def _run_until_stopped(
+    work: Callable[[], None], stop: threading.Event, seconds: float | None, report: Callable[[], None]
+) -> None:
+    """Run `work` in a thread, and `report` now and then, until `work` ends; signals and time set `stop`.
+
+    Raises:
+        DucktowerError: what `work` raised.
+        BrokenPipeError: whoever reads the output has left.
+    """
+    failures: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            work()
+        except BaseException as error:  # noqa: BLE001 - raised again below
+            failures.append(error)
+
+    def on_signal(number: int, _frame: FrameType | None) -> None:
+        if stop.is_set():
+            leave(128 + number)
+        stop.set()
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, on_signal)
+    started = reported = time.monotonic()
+    thread = threading.Thread(target=run, name="vignette", daemon=True)
+    thread.start()
+    while thread.is_alive():
+        thread.join(0.05)
+        now = time.monotonic()
+        if seconds is not None and now - started >= seconds:
+            stop.set()
+        if now - reported >= _REPORT_SECONDS:
+            reported = now
+            report()
+    if failures:
+        raise failures[0]
+
+
+def _print(line: str) -> None:
+    sys.stdout.write(line + "\n")
+    sys.stdout.flush()
+
+
+def _tell(line: str) -> None:
+    typer.echo(line, err=True)

@@ -1,0 +1,194 @@
+"""Which calls run now, and the one thread that ends those which ran too long or lost their client.
+
+Owns the registry of running calls and its watching thread. Must never touch data: it only says `interrupt`
+to what a call registered, and says again until the call is gone, because DuckDB forgets an interrupt that
+arrives between two statements.
+"""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from ..errors import Cancelled, DucktowerError, TimedOut, Unavailable
+
+__all__ = ["Call", "Calls", "Caller"]
+
+log = logging.getLogger(__name__)
+
+Reason = Literal["timeout", "cancelled", "gone", "stopping"]
+_TEXT_MAX = 500
+
+
+def _never() -> bool:
+    return False
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """Who asks, and a way to see whether it still listens."""
+
+    peer: str = "local"
+    gone: Callable[[], bool] = _never
+
+
+class Call:
+    """One running call. Created and ended by the thread that serves it, watched by the watching thread."""
+
+    def __init__(
+        self,
+        number: int,
+        kind: str,
+        text: str,
+        caller: Caller,
+        timeout_seconds: float | None,
+        interrupt: Callable[[], None],
+    ) -> None:
+        self.id = number
+        self.kind = kind
+        self.text = text[:_TEXT_MAX]
+        self.caller = caller
+        self.timeout_seconds = timeout_seconds
+        self.started = time.monotonic()
+        # The lock makes `finish` wait for a look that is under way: after it, `gone` and `interrupt`
+        # are never called again, so that what they point to may be freed.
+        self._lock = threading.Lock()
+        self._interrupt = interrupt
+        self._finished = False
+        self.reason: Reason | None = None
+
+    def look(self, now: float) -> None:
+        """End the call when its time is over or its client left; keep ending it until it is finished."""
+        with self._lock:
+            if self._finished:
+                return
+            if self.reason is None:
+                if self.timeout_seconds is not None and now - self.started > self.timeout_seconds:
+                    self.reason = "timeout"
+                elif self.caller.gone():
+                    self.reason = "gone"
+            if self.reason is not None:
+                self._interrupt()
+
+    def end(self, reason: Reason) -> None:
+        """Ask the call to end, for `reason`."""
+        with self._lock:
+            if not self._finished:
+                self.reason = self.reason or reason
+                self._interrupt()
+
+    def finish(self) -> None:
+        """Say that the call ended."""
+        with self._lock:
+            self._finished = True
+
+    def check(self) -> None:
+        """Raise the error of a call that was asked to end; notice a client that left just now."""
+        if self.reason is None and self.caller.gone():
+            self.reason = "gone"
+        error = self.error()
+        if error is not None:
+            raise error
+
+    def error(self) -> DucktowerError | None:
+        """Return why the call was asked to end, or None when it was not."""
+        match self.reason:
+            case None:
+                return None
+            case "timeout":
+                return TimedOut(f"the {self.kind} ran longer than its limit of {self.timeout_seconds:g} seconds")
+            case "gone":
+                return Cancelled(f"the client went away during its {self.kind}")
+            case "cancelled":
+                return Cancelled(f"the {self.kind} was cancelled")
+            case "stopping":
+                return Unavailable(f"the server stopped during the {self.kind}")
+
+    def describe(self) -> dict[str, Any]:
+        """Return what an operator wants to see: id, kind, peer, SQL or table, age in seconds."""
+        return {
+            "id": self.id,
+            "kind": self.kind,
+            "peer": self.caller.peer,
+            "text": self.text,
+            "seconds": round(time.monotonic() - self.started, 3),
+            "ending": self.reason,
+        }
+
+
+class Calls:
+    """The registry."""
+
+    def __init__(self, watch_interval_seconds: float) -> None:
+        self._watch_interval_seconds = watch_interval_seconds
+        # The lock guards the map; calls are looked at outside it.
+        self._lock = threading.Lock()
+        self._running: dict[int, Call] = {}
+        self._numbers = itertools.count(1)
+        self._closed = threading.Event()
+        self._thread = threading.Thread(target=self._watch, name="ducktower-watch", daemon=True)
+        self._thread.start()
+
+    def start(
+        self,
+        kind: str,
+        text: str,
+        caller: Caller,
+        *,
+        timeout_seconds: float | None,
+        interrupt: Callable[[], None],
+    ) -> Call:
+        """Register a call. `interrupt` must be safe from any thread and cheap."""
+        call = Call(next(self._numbers), kind, text, caller, timeout_seconds, interrupt)
+        with self._lock:
+            self._running[call.id] = call
+        return call
+
+    def finish(self, call: Call) -> None:
+        """Forget a call; afterwards nothing of it is touched any more. Twice is harmless."""
+        with self._lock:
+            self._running.pop(call.id, None)
+        call.finish()
+
+    def list(self) -> list[dict[str, Any]]:
+        """Describe the running calls, oldest first."""
+        return [call.describe() for call in self._snapshot()]
+
+    def cancel(self, number: int) -> bool:
+        """End the call of that id; False when there is none."""
+        with self._lock:
+            call = self._running.get(number)
+        if call is None:
+            return False
+        call.end("cancelled")
+        return True
+
+    def end_all(self, reason: Reason) -> int:
+        """End every running call; return how many there were."""
+        running = self._snapshot()
+        for call in running:
+            call.end(reason)
+        return len(running)
+
+    def close(self) -> None:
+        """Stop watching."""
+        self._closed.set()
+        self._thread.join()
+
+    def _snapshot(self) -> list[Call]:
+        with self._lock:
+            return list(self._running.values())
+
+    def _watch(self) -> None:
+        while not self._closed.wait(self._watch_interval_seconds):
+            now = time.monotonic()
+            for call in self._snapshot():
+                try:
+                    call.look(now)
+                except Exception:
+                    log.exception("cannot look at call %d", call.id)

@@ -1,0 +1,139 @@
+"""Group commit: a bounded queue of small writes and the one thread that commits them, a group at a time.
+
+A lone write is committed at once: the thread never waits for company. While it commits, further writes gather
+and become the next group, so the group grows with the load. A write's `done` is called after COMMIT returned.
+
+Owns the queue, its bounds and the thread. Knows neither DuckDB nor Flight: what a commit is comes in as a
+function. Must never call `done` under its lock.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+
+from ..config import EngineConfig
+from ..errors import InternalError, LimitExceeded, Overloaded, Unavailable
+from ..monitor import Counter, Histogram
+from .words import Outcome, Write
+
+__all__ = ["CommitQueue"]
+
+log = logging.getLogger(__name__)
+
+
+class CommitQueue:
+    """The queue; `submit` is safe from any thread.
+
+    `commit` gets one group in the order of arrival and returns an outcome for each member. It runs in the
+    committing thread alone.
+    """
+
+    def __init__(self, config: EngineConfig, commit: Callable[[Sequence[Write]], Sequence[Outcome]]) -> None:
+        self._config = config
+        self._commit = commit
+        self.groups = Counter()
+        self.writes = Counter()
+        self.refused = Counter()
+        self.commit_seconds = Histogram()
+        # Guarded by _lock: everything below. _work wakes the committing thread, _room those who wait to submit.
+        self._lock = threading.Lock()
+        self._work = threading.Condition(self._lock)
+        self._room = threading.Condition(self._lock)
+        self._waiting: deque[Write] = deque()
+        self._waiting_bytes = 0
+        self._idle = False
+        self._closing = False
+        self._thread = threading.Thread(target=self._run, name="ducktower-commit", daemon=True)
+        self._thread.start()
+
+    def submit(self, write: Write, *, wait_seconds: float = 0.0) -> None:
+        """Queue a write; its `done` will be called once.
+
+        Waits at most `wait_seconds` for room. Raises Overloaded when there is none, LimitExceeded when the
+        write is larger than the whole queue, Unavailable after `close`. Then `done` is not called.
+        """
+        if write.nbytes > self._config.queue_bytes_max:
+            raise LimitExceeded(
+                f"the write has {write.nbytes} bytes, the commit queue holds {self._config.queue_bytes_max}"
+            )
+        with self._lock:
+            if not self._fits(write) and not self._closing:
+                fits = wait_seconds > 0 and self._room.wait_for(
+                    lambda: self._closing or self._fits(write), wait_seconds
+                )
+                if not fits:
+                    self.refused.add()
+                    raise Overloaded(
+                        f"{len(self._waiting)} writes with {self._waiting_bytes} bytes wait for their commit already"
+                    )
+            if self._closing:
+                raise Unavailable("the server is stopping; nothing was stored")
+            self._waiting.append(write)
+            self._waiting_bytes += write.nbytes
+            if self._idle:
+                self._idle = False
+                self._work.notify()
+
+    def depth(self) -> tuple[int, int]:
+        """Return how many writes wait, and their bytes."""
+        with self._lock:
+            return len(self._waiting), self._waiting_bytes
+
+    def close(self, wait_seconds: float) -> bool:
+        """Refuse new writes and commit those that wait; False when that took longer than `wait_seconds`."""
+        with self._lock:
+            self._closing = True
+            self._work.notify()
+            self._room.notify_all()
+        self._thread.join(wait_seconds)
+        return not self._thread.is_alive()
+
+    def _fits(self, write: Write) -> bool:
+        return (
+            len(self._waiting) < self._config.queue_writes_max
+            and self._waiting_bytes + write.nbytes <= self._config.queue_bytes_max
+        )
+
+    def _next_group(self) -> list[Write]:
+        """Take what waits, up to the bounds of a group; an empty list ends the thread."""
+        with self._lock:
+            while not self._waiting:
+                if self._closing:
+                    return []
+                self._idle = True
+                self._work.wait()
+                self._idle = False
+            group = [self._waiting.popleft()]
+            size = group[0].nbytes
+            while (
+                self._waiting
+                and len(group) < self._config.group_writes_max
+                and size + self._waiting[0].nbytes <= self._config.group_bytes_max
+            ):
+                write = self._waiting.popleft()
+                group.append(write)
+                size += write.nbytes
+            self._waiting_bytes -= size
+            self._room.notify_all()
+            return group
+
+    def _run(self) -> None:
+        while group := self._next_group():
+            started = time.monotonic()
+            try:
+                outcomes = self._commit(group)
+            except Exception as error:
+                log.exception("the commit of %d writes failed", len(group))
+                outcomes = [InternalError(f"the commit failed: {type(error).__name__}")] * len(group)
+            self.commit_seconds.record(time.monotonic() - started)
+            self.groups.add()
+            self.writes.add(len(group))
+            for write, outcome in zip(group, outcomes, strict=True):
+                try:
+                    write.done(outcome)
+                except Exception:
+                    log.exception("cannot hand on the outcome of a write")

@@ -1,0 +1,312 @@
+"""The one DuckDB database: opened, leased out cursor by cursor, reopened after a fatal error, closed.
+
+Owns the root connection, every cursor made from it and the file. Must never see rows, and never run a
+client's SQL itself: it hands a cursor to whoever does. `duckdb.connect` is called here and nowhere else,
+because a second way into the same file within a process is a second database, and the file is lost.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Literal
+
+import duckdb
+
+from ..config import EngineConfig
+from ..errors import InternalError, InvalidArgument, Overloaded, Unavailable
+from .failures import first_line, is_fatal
+
+__all__ = ["Database", "Lease", "State"]
+
+log = logging.getLogger(__name__)
+
+State = Literal["serving", "reopening", "stopping"]
+Pool = Literal["read", "large write", "execute", "internal"]
+
+_REOPEN_PAUSE_SECONDS = 0.05
+_REOPEN_LOG_EVERY_SECONDS = 5.0
+
+# Files that this process serves. DuckDB's file lock is the process's, so it cannot tell two of our own
+# engines apart. Guarded by its lock.
+_served: set[str] = set()
+_served_lock = threading.Lock()
+
+
+class Lease:
+    """One cursor for one call. `close` gives it back; twice is harmless. Used by one thread at a time."""
+
+    def __init__(self, cursor: Any, give_back: Callable[[Lease], None]) -> None:
+        self.cursor = cursor
+        self._give_back = give_back
+        self._lock = threading.Lock()  # guards _closed
+        self._closed = False
+
+    def interrupt(self) -> None:
+        """Stop the statement that runs on the cursor, if any; from any thread."""
+        with self._lock:
+            if not self._closed:
+                self.cursor.interrupt()
+
+    def close(self) -> None:
+        """Roll back what is open, free the cursor and its place."""
+        with self._lock:
+            if self._closed:
+                return
+            self._closed = True
+        # Closing a cursor rolls its transaction back. A fresh one costs 3 us, a reused one would carry
+        # SET, USE, variables and temp tables from one client to the next.
+        try:
+            self.cursor.close()
+        finally:
+            self._give_back(self)
+
+
+class Database:
+    """The database and its cursors; safe from any thread."""
+
+    def __init__(self, config: EngineConfig) -> None:
+        self._config = config
+        self._path = _identity(config.database)
+        self._pools: dict[Pool, threading.BoundedSemaphore] = {
+            "read": threading.BoundedSemaphore(config.reads_in_flight_max),
+            "large write": threading.BoundedSemaphore(config.large_writes_in_flight_max),
+            "execute": threading.BoundedSemaphore(config.executes_in_flight_max),
+            "internal": threading.BoundedSemaphore(8),
+        }
+        # Guarded by _changed's lock: everything below. Waiters on it: those who wait for "serving", and the
+        # reopening thread, which waits until no lease is out.
+        self._changed = threading.Condition()
+        self._state: State = "serving"
+        self._leases: set[Lease] = set()
+        self._generation = 0
+        self._fatal_errors = 0
+        self._last_fatal = ""
+        self._before_reopen: list[Callable[[], None]] = []
+        self._claim()
+        try:
+            self._root = self._connect()
+        except BaseException:
+            self._disclaim()
+            raise
+        # fetchall, here and everywhere: a result that is not drained keeps its transaction open.
+        self.catalog: str = self._root.execute("SELECT current_database()").fetchall()[0][0]
+
+    # -- what others see ------------------------------------------------------------------------------
+
+    @property
+    def state(self) -> State:
+        """Whether leases are given out now."""
+        return self._state
+
+    @property
+    def generation(self) -> int:
+        """How often the database was opened again; cursors of an older generation are dead."""
+        return self._generation
+
+    @property
+    def fatal_errors(self) -> tuple[int, str]:
+        """How many fatal errors there were, and the last one's text."""
+        with self._changed:
+            return self._fatal_errors, self._last_fatal
+
+    def leases_out(self) -> int:
+        """How many cursors are in use."""
+        with self._changed:
+            return len(self._leases)
+
+    def lease(self, pool: Pool) -> Lease:
+        """Lease a fresh cursor, waiting at most `lease_wait_seconds` for a place in its pool.
+
+        Raises Overloaded when no place became free, Unavailable while the database is being reopened or closed.
+        """
+        places = self._pools[pool]
+        if not places.acquire(timeout=self._config.lease_wait_seconds):
+            raise Overloaded(
+                f"no place for another {pool} became free within {self._config.lease_wait_seconds:g} seconds"
+            )
+        try:
+            with self._changed:
+                if self._state != "serving":
+                    raise Unavailable(f"the database is {self._state}")
+                lease = Lease(self._root.cursor(), lambda done: self._returned(done, places))
+                self._leases.add(lease)
+        except BaseException as error:
+            places.release()
+            self.note(error)
+            raise
+        return lease
+
+    def note(self, error: BaseException) -> None:
+        """Look at a failure; when it is fatal to the database, begin to open it again."""
+        if not is_fatal(error):
+            return
+        with self._changed:
+            if self._state != "serving":
+                return
+            self._state = "reopening"
+            self._fatal_errors += 1
+            self._last_fatal = first_line(str(error))
+        log.error("fatal database error, reopening: %s", self._last_fatal)
+        threading.Thread(target=self._reopen, name="ducktower-reopen", daemon=True).start()
+
+    def before_reopen(self, drop: Callable[[], None]) -> None:
+        """Have `drop` called before each reopening, by whoever keeps a lease for longer than a call."""
+        self._before_reopen.append(drop)
+
+    def wait_serving(self, timeout_seconds: float) -> bool:
+        """Wait until leases are given out (True) or the database is closed or the time is over (False)."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._state != "reopening", timeout_seconds)
+            return self._state == "serving"
+
+    def checkpoint(self) -> None:
+        """Write the WAL's contents into the database file."""
+        lease = self.lease("internal")
+        try:
+            lease.cursor.execute("CHECKPOINT")
+        except duckdb.Error as error:
+            self.note(error)
+            raise
+        finally:
+            lease.close()
+
+    def close(self, wait_seconds: float = 5.0) -> None:
+        """Stop leasing, wait for the leases that are out, checkpoint and close. Twice is harmless."""
+        with self._changed:
+            if self._state == "stopping":
+                return
+            self._changed.wait_for(lambda: self._state == "serving", wait_seconds)
+            self._state = "stopping"
+            self._changed.notify_all()
+            returned = self._changed.wait_for(lambda: not self._leases, wait_seconds)
+            left = list(self._leases)
+        if not returned:
+            log.warning("closing with %d cursors still in use", len(left))
+        with contextlib.suppress(duckdb.Error):
+            self._root.execute("CHECKPOINT")
+        # Every cursor keeps the file open, so those whose owner does not come back are closed here.
+        for lease in left:
+            with contextlib.suppress(duckdb.Error):
+                lease.cursor.close()
+        self._root.close()
+        self._disclaim()
+
+    # -- within ---------------------------------------------------------------------------------------
+
+    def _returned(self, lease: Lease, places: threading.BoundedSemaphore) -> None:
+        with self._changed:
+            self._leases.discard(lease)
+            if self._state != "serving":
+                self._changed.notify_all()
+        places.release()
+
+    def _connect(self) -> Any:
+        config = self._config
+        # Replacement scans off: SQL could read this process's Python variables by name. It must be given at
+        # connect, a SET does not reach cursors. The lock comes last and keeps all of it.
+        settings: dict[str, Any] = {
+            "python_enable_replacements": "false",
+            "enable_external_access": str(config.external_access).lower(),
+            "autoinstall_known_extensions": "false",
+            "autoload_known_extensions": str(config.external_access).lower(),
+            "allow_community_extensions": "false",
+            "lock_configuration": "true",
+        }
+        if config.memory_limit is not None:
+            settings["memory_limit"] = config.memory_limit
+        if config.threads is not None:
+            settings["threads"] = str(config.threads)
+        try:
+            return duckdb.connect(config.database, config=settings)
+        except duckdb.Error as error:
+            raise _cannot_open(config.database, error) from error
+
+    def _reopen(self) -> None:
+        """Wait until every cursor of the dead database is gone, then open it again. Runs in its own thread.
+
+        DuckDB hands out the old, dead instance for as long as anything still refers to it.
+        """
+        for drop in self._before_reopen:
+            drop()
+        logged = time.monotonic()
+        while True:
+            with self._changed:
+                if self._state == "stopping":
+                    return
+                left = list(self._leases)
+            if not left and self._try_connect():
+                return
+            for lease in left:
+                lease.interrupt()
+            if time.monotonic() - logged > _REOPEN_LOG_EVERY_SECONDS:
+                logged = time.monotonic()
+                log.warning("reopening waits for %d calls to end", len(left))
+            time.sleep(_REOPEN_PAUSE_SECONDS)
+
+    def _try_connect(self) -> bool:
+        with contextlib.suppress(duckdb.Error):
+            self._root.close()
+        try:
+            root = self._connect()
+            root.execute("SELECT 1").fetchall()
+        except Exception as error:
+            log.warning("cannot reopen yet: %s", first_line(str(error)))
+            return False
+        with self._changed:
+            self._root = root
+            self._generation += 1
+            if self._state == "reopening":
+                self._state = "serving"
+            self._changed.notify_all()
+        log.warning("the database is open again")
+        return True
+
+    def _claim(self) -> None:
+        with _served_lock:
+            if self._path in _served:
+                raise Unavailable(f'database "{self._config.database}" is served by this process already')
+            if self._path:
+                _served.add(self._path)
+
+    def _disclaim(self) -> None:
+        with _served_lock:
+            _served.discard(self._path)
+
+
+def _identity(database: str) -> str:
+    return "" if database == ":memory:" else os.path.realpath(database)
+
+
+def _cannot_open(database: str, error: duckdb.Error) -> Exception:
+    """Say which of the usual reasons it was: held by another process, no database, no such folder, an option.
+
+    DuckDB raises one class for the first three, so they are told apart by looking, and the lock by its text.
+    """
+    text = first_line(str(error))
+    path = Path(database)
+    if "Could not set lock on file" in str(error):
+        return Unavailable(f'database "{database}" is held by another process: {text}')
+    if database != ":memory:":
+        if path.is_dir():
+            return InvalidArgument(f'database "{database}" is a directory')
+        if not path.parent.is_dir():
+            return InvalidArgument(f'database "{database}": there is no directory "{path.parent}"')
+        if path.exists() and not os.access(path, os.R_OK | os.W_OK):
+            return InvalidArgument(f'database "{database}" may not be read and written by this user')
+        if path.exists() and not _looks_like_duckdb(path):
+            return InvalidArgument(f'file "{database}" is no DuckDB database')
+    if isinstance(error, (duckdb.InvalidInputException, duckdb.ParserException, duckdb.CatalogException)):
+        return InvalidArgument(text)
+    return InternalError(f'cannot open database "{database}": {text}')
+
+
+def _looks_like_duckdb(path: Path) -> bool:
+    """Whether the main header carries DuckDB's magic bytes (https://duckdb.org/docs/internals/storage)."""
+    with path.open("rb") as file:
+        return file.read(12)[8:] == b"DUCK"

@@ -1,0 +1,376 @@
+"""The facade: read, write, execute, look, cancel, close. What a server needs of a database, without Flight.
+
+Owns the parts and how they are joined. Must never hold SQL of its own; each part keeps what it decides.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import threading
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import duckdb
+import pyarrow as pa
+
+from ..config import EngineConfig
+from ..errors import (
+    Cancelled,
+    Conflict,
+    DucktowerError,
+    InternalError,
+    LimitExceeded,
+    TimedOut,
+    coded_text,
+)
+from ..monitor import Counter
+from . import catalog, statements
+from .calls import Call, Caller, Calls
+from .commit_queue import CommitQueue
+from .database import Database, Lease
+from .failures import translate, translate_text
+from .group_commit import GroupCommitter
+from .inserts import table_exists
+from .loads import Load
+from .streams import batch_rows, bounded, chained
+from .words import Executed, Outcome, Receipt, Target, Write
+
+__all__ = ["Engine"]
+
+log = logging.getLogger(__name__)
+
+_BEGIN_READ_ONLY = "BEGIN TRANSACTION READ ONLY"
+_PAUSE_SECONDS_FIRST = 0.001
+_PAUSE_SECONDS_MAX = 0.1
+_RETURNED_ROWS = 8_192
+
+# `execute` must run a statement before it knows whether it returns rows, so its few rows are copied once.
+warnings.filterwarnings("ignore", message="Arrow output on a DB-API result", category=UserWarning)
+
+Parameters = list[Any] | dict[str, Any] | None
+
+
+class Engine:
+    """One database in use. Every method is safe from any thread; all raise the errors of `ducktower.errors`."""
+
+    def __init__(self, config: EngineConfig | None = None) -> None:
+        self.config = config or EngineConfig()
+        self.started = time.time()
+        self._commits = Counter()
+        self._rows = Counter()
+        self._reads = Counter()
+        self._database = Database(self.config)
+        self._calls = Calls(self.config.watch_interval_seconds)
+        self._committer = GroupCommitter(self._database, self.config, self._commits, self._rows)
+        self._queue = CommitQueue(self.config, self._committer.commit)
+        # Serialises statements that met a conflict, so that one of them gets through at a time.
+        self._turn = threading.Lock()
+
+    # -- reading --------------------------------------------------------------------------------------
+
+    def read(self, sql: str, parameters: Parameters = None, caller: Caller | None = None) -> Any:
+        """Run one query; return a native pyarrow.RecordBatchReader over one snapshot.
+
+        Dropping the reader, at any point, gives the cursor back. A failure within the stream is reported with
+        `[CODE]` at the head of its text. Batches stay within `batch_bytes_max`.
+        """
+        with self._cursor("read", "query", sql, caller, leave=True) as (lease, call):
+            cursor = lease.cursor
+            statement = statements.one_query(cursor, sql, self.config.sql_bytes_max)
+            cursor.execute(_BEGIN_READ_ONLY)
+            relation = cursor.sql(statement, params=parameters)
+            rows, exact = batch_rows(relation.types, self.config.batch_bytes_max)
+
+            def release() -> None:
+                self._calls.finish(call)
+                lease.close()
+
+            def error_text(raw: str) -> str:
+                return coded_text(translate_text(raw, call))
+
+            self._reads.add()
+            return bounded(
+                relation.to_arrow_reader(rows),
+                exact=exact,
+                batch_bytes_max=self.config.batch_bytes_max,
+                on_release=release,
+                error_text=error_text,
+            )
+
+    def describe(self, sql: str, parameters: Parameters = None, caller: Caller | None = None) -> Any:
+        """Return the pyarrow.Schema of a query's result without running it."""
+        with self._cursor("read", "description", sql, caller) as (lease, _):
+            cursor = lease.cursor
+            statement = statements.one_query(cursor, sql, self.config.sql_bytes_max)
+            cursor.execute(_BEGIN_READ_ONLY)
+            reader = cursor.sql(statement, params=parameters).limit(0).to_arrow_reader(1)
+            schema = reader.schema
+            reader.close()
+            return schema
+
+    def tables(self) -> Any:
+        """Return a pyarrow.Table: schema_name, table_name, table_type, rows (NULL for views), columns."""
+        with self._cursor("internal", "list of tables", "", None) as (lease, _):
+            return catalog.list_tables(lease.cursor, self._database.catalog)
+
+    def table_info(self, target: Target) -> tuple[Any, int]:
+        """Return a table's or view's pyarrow.Schema and its number of rows. Raises TableNotFound."""
+        with self._cursor("read", "description", target.label, None) as (lease, _):
+            return catalog.table_info(lease.cursor, self._database.catalog, target)
+
+    # -- writing --------------------------------------------------------------------------------------
+
+    def put(self, target: Target, reader: Any, caller: Caller | None = None) -> Receipt:
+        """Store what `reader` (pyarrow.RecordBatchReader) gives, all or nothing, and return after COMMIT.
+
+        Up to `small_write_bytes_max` it is collected and committed with its group, beyond that it streams into
+        a transaction of its own.
+        """
+        caller = caller or Caller()
+        schema = reader.schema.remove_metadata()
+        ahead: list[Any] = []
+        nbytes = 0
+        try:
+            for batch in reader:
+                ahead.append(batch)
+                nbytes += batch.nbytes
+                if nbytes > self.config.small_write_bytes_max:
+                    return self._put_stream(target, schema, chained(ahead, reader), caller)
+        except pa.ArrowException as error:
+            if caller.gone():
+                raise Cancelled("the client went away during its upload; nothing was stored") from error
+            raise translate(error) from error
+        if caller.gone():
+            raise Cancelled("the client went away during its upload; nothing was stored")
+        batches = [batch.replace_schema_metadata(None) for batch in ahead if batch.num_rows]
+        return self._put_small(target, schema, batches, nbytes, caller)
+
+    def submit(
+        self, target: Target, schema: Any, batches: list[Any], nbytes: int, done: Callable[[Outcome], None]
+    ) -> None:
+        """Queue a small write (`append` or `upsert`) and return; `done` is called after its COMMIT.
+
+        Waits for room in the queue for at most `queue_wait_seconds`, then raises Overloaded. `done` must not
+        block. Batches carry no schema metadata.
+        """
+        rows = sum(batch.num_rows for batch in batches)
+        write = Write(target, schema, batches, rows, nbytes, done)
+        self._queue.submit(write, wait_seconds=self.config.queue_wait_seconds)
+
+    def execute(self, sql: str, parameters: Parameters = None, caller: Caller | None = None) -> Executed:
+        """Run SQL that writes: one statement or a script, all or nothing.
+
+        Parameters go to the last statement. A conflict is tried again for `conflict_retry_seconds`.
+        """
+        with self._cursor("execute", "statement", sql, caller) as (lease, call):
+            script = statements.script(lease.cursor, sql, self.config.sql_bytes_max)
+            deadline = time.monotonic() + self.config.conflict_retry_seconds
+            try:
+                return self._run_script(lease.cursor, script, parameters)
+            except (duckdb.Error, DucktowerError) as error:
+                if not isinstance(translate(error, call), Conflict):
+                    raise
+            pause = _PAUSE_SECONDS_FIRST
+            while True:
+                remaining = deadline - time.monotonic()
+                if remaining <= 0 or not self._turn.acquire(timeout=remaining):
+                    raise Conflict("other transactions kept changing the same rows; nothing was stored")
+                try:
+                    call.check()
+                    return self._run_script(lease.cursor, script, parameters)
+                except (duckdb.Error, DucktowerError) as error:
+                    if not isinstance(translate(error, call), Conflict):
+                        raise
+                finally:
+                    self._turn.release()
+                time.sleep(pause)
+                pause = min(pause * 2, _PAUSE_SECONDS_MAX)
+
+    # -- operating ------------------------------------------------------------------------------------
+
+    @property
+    def commit(self) -> int:
+        """The number of the last commit; it counts from 0 when the database is opened."""
+        return self._commits.value
+
+    def health(self) -> dict[str, Any]:
+        """Return the state and what an operator asks first. Never waits for DuckDB."""
+        fatal_errors, last_fatal = self._database.fatal_errors
+        health: dict[str, Any] = {
+            "status": self._database.state,
+            "database": self._database.catalog,
+            "duckdb_version": duckdb.__version__,
+            "uptime_seconds": round(time.time() - self.started, 3),
+            "commit": self.commit,
+            "fatal_errors": fatal_errors,
+        }
+        if last_fatal:
+            health["last_fatal_error"] = last_fatal
+        return health
+
+    def statistics(self) -> dict[str, Any]:
+        """Return counters and the latency of group commits in seconds."""
+        waiting, waiting_bytes = self._queue.depth()
+        return {
+            "commits": self.commit,
+            "rows": self._rows.value,
+            "reads": self._reads.value,
+            "groups": self._queue.groups.value,
+            "group_writes": self._queue.writes.value,
+            "refused_writes": self._queue.refused.value,
+            "queue_writes": waiting,
+            "queue_bytes": waiting_bytes,
+            "cursors": self._database.leases_out(),
+            "commit_seconds": self._queue.commit_seconds.snapshot(),
+        }
+
+    def running(self) -> list[dict[str, Any]]:
+        """Describe the calls that run now."""
+        return self._calls.list()
+
+    def cancel(self, number: int) -> bool:
+        """End the running call of that id; False when there is none."""
+        return self._calls.cancel(number)
+
+    def checkpoint(self) -> None:
+        """Write the WAL's contents into the database file."""
+        try:
+            self._database.checkpoint()
+        except duckdb.Error as error:
+            raise translate(error) from error
+
+    def close(self, drain_seconds: float = 10.0) -> None:
+        """Commit what waits, let running calls finish within `drain_seconds`, checkpoint, close."""
+        deadline = time.monotonic() + drain_seconds
+        if not self._queue.close(drain_seconds):
+            log.warning("writes were still waiting for their commit after %g seconds", drain_seconds)
+        self._committer.close()
+        while self._database.leases_out() and time.monotonic() < deadline:
+            time.sleep(0.01)
+        self._calls.end_all("stopping")
+        self._database.close()
+        self._calls.close()
+
+    # -- within ---------------------------------------------------------------------------------------
+
+    @contextlib.contextmanager
+    def _cursor(
+        self, pool: Any, kind: str, text: str, caller: Caller | None, *, leave: bool = False
+    ) -> Iterator[tuple[Lease, Call]]:
+        """Lease a cursor and register the call on it; translate and note what fails.
+
+        With `leave` the block takes both over when it succeeds.
+        """
+        lease = self._database.lease(pool)
+        call = self._calls.start(
+            kind,
+            text,
+            caller or Caller(),
+            timeout_seconds=self.config.query_timeout_seconds,
+            interrupt=lease.interrupt,
+        )
+        done = False
+        try:
+            yield lease, call
+            done = True
+        except Exception as error:
+            self._database.note(error)
+            ours = translate(error, call)
+            if isinstance(ours, InternalError):
+                log.exception("%s failed", kind)
+            if ours is error:
+                raise
+            raise ours from error
+        finally:
+            if not (leave and done):
+                self._calls.finish(call)
+                lease.close()
+
+    def _put_small(
+        self, target: Target, schema: Any, batches: list[Any], nbytes: int, caller: Caller
+    ) -> Receipt:
+        if target.mode == "create_append":
+            with self._cursor("read", "look at a table", target.label, caller) as (lease, _):
+                there = table_exists(lease.cursor, self._database.catalog, target)
+            if there:
+                target = Target(target.table, target.schema)
+        if target.mode in ("append", "upsert"):
+            outcome = self._queued(target, schema, batches, nbytes)
+            if not isinstance(outcome, Conflict):
+                if isinstance(outcome, DucktowerError):
+                    raise outcome
+                return outcome
+            # A long transaction holds the rows: wait for it beside the queue, not in it.
+        table = pa.Table.from_batches(batches, schema=schema)
+        return self._put_alone(target, schema, caller, lambda load, retry: load.table(table, retry))
+
+    def _queued(self, target: Target, schema: Any, batches: list[Any], nbytes: int) -> Outcome:
+        outcomes: list[Outcome] = []
+        # A bare lock is the cheapest way to wake one waiter: an Event or a Future wakes through a Condition.
+        answered = threading.Lock()
+        answered.acquire()
+
+        def done(outcome: Outcome) -> None:
+            outcomes.append(outcome)
+            answered.release()
+
+        rows = sum(batch.num_rows for batch in batches)
+        self._queue.submit(Write(target, schema, batches, rows, nbytes, done))
+        limit = self.config.query_timeout_seconds
+        if not answered.acquire(timeout=-1 if limit is None else limit):
+            return TimedOut(f"the commit took more than {limit:g} seconds; whether it was stored is not known")
+        return outcomes[0]
+
+    def _put_stream(self, target: Target, schema: Any, reader: Any, caller: Caller) -> Receipt:
+        return self._put_alone(target, schema, caller, lambda load, retry: load.stream(reader, retry))
+
+    def _put_alone(
+        self, target: Target, schema: Any, caller: Caller, store: Callable[[Load, float], int]
+    ) -> Receipt:
+        with self._cursor("large write", "upload", target.label, caller) as (lease, call):
+            load = Load(lease, self._database.catalog, target, schema, call)
+            rows = store(load, self.config.conflict_retry_seconds)
+            self._rows.add(rows)
+            return Receipt(rows, self._commits.add())
+
+    def _run_script(self, cursor: Any, script: list[Any], parameters: Parameters) -> Executed:
+        alone = len(script) == 1 and statements.runs_alone(script[0])
+        if not alone:
+            cursor.execute("BEGIN TRANSACTION")
+        try:
+            for statement in script[:-1]:
+                cursor.execute(statement)
+            if parameters is None:
+                cursor.execute(script[-1])
+            else:
+                cursor.execute(script[-1], parameters)
+            rows = int(cursor.rowcount)
+            table = self._returned(cursor, script[-1], rows)
+            if not alone:
+                cursor.execute("COMMIT")
+        except BaseException:
+            if not alone:
+                with contextlib.suppress(duckdb.Error):
+                    cursor.execute("ROLLBACK")
+            raise
+        return Executed(table.num_rows if table is not None else rows, self._commits.add(), table)
+
+    def _returned(self, cursor: Any, statement: Any, changed: int) -> Any:
+        """Return the rows that the statement gave (SELECT, RETURNING), or None when it only counted."""
+        if not cursor.description:
+            return None
+        reader = cursor.to_arrow_reader(_RETURNED_ROWS)
+        batches: list[Any] = []
+        nbytes = 0
+        for batch in reader:
+            nbytes += batch.nbytes
+            if nbytes > self.config.returned_bytes_max:
+                raise LimitExceeded(
+                    f"the statement returns more than {self.config.returned_bytes_max} bytes; it was rolled back"
+                )
+            batches.append(batch)
+        table = pa.Table.from_batches(batches, schema=reader.schema)
+        return None if statements.only_counts(statement, table, changed) else table

@@ -1,0 +1,135 @@
+"""DuckDB's exceptions -> our error tree. The one place that reads what DuckDB says of a failure.
+
+Owns two tables: by exception class, for what Python raises, and by the name that DuckDB writes before its
+text, for what a native stream raises where Python sees the text alone. The few decisions that hang on a text
+stand together in `_transaction_failure`, because DuckDB has one class for them; each is provoked by a test.
+"""
+
+from __future__ import annotations
+
+import duckdb
+import pyarrow as pa
+
+from ..errors import (
+    Conflict,
+    ConstraintViolation,
+    DucktowerError,
+    Forbidden,
+    InternalError,
+    InvalidArgument,
+    InvalidSQL,
+    LimitExceeded,
+    SchemaMismatch,
+    TableExists,
+    TableNotFound,
+    TimedOut,
+    Unavailable,
+)
+from .calls import Call
+
+__all__ = ["does_not_fit", "first_line", "is_fatal", "translate", "translate_text"]
+
+_BY_CLASS: tuple[tuple[type[Exception], type[DucktowerError]], ...] = (
+    # The first match wins: subclasses before their bases.
+    (duckdb.FatalException, Unavailable),
+    (duckdb.InterruptException, TimedOut),
+    (duckdb.ConstraintException, ConstraintViolation),
+    (duckdb.OutOfMemoryException, LimitExceeded),
+    (duckdb.PermissionException, Forbidden),
+    (duckdb.InternalException, InternalError),
+    (duckdb.IOException, Unavailable),
+    (duckdb.Error, InvalidSQL),
+)
+
+_BY_NAME: dict[str, type[DucktowerError]] = {
+    # As `Exception::ExceptionTypeToString` of DuckDB 2.0 spells them.
+    "FATAL Error": Unavailable,
+    "INTERRUPT Error": TimedOut,
+    "Constraint Error": ConstraintViolation,
+    "Out of Memory Error": LimitExceeded,
+    "Permission Error": Forbidden,
+    "INTERNAL Error": InternalError,
+    "IO Error": Unavailable,
+}
+
+
+def is_fatal(error: BaseException) -> bool:
+    """Whether DuckDB gave its database up: every later statement fails until it is opened again."""
+    return isinstance(error, duckdb.FatalException)
+
+
+def first_line(text: str) -> str:
+    """Return DuckDB's text as one line, without its class name and without the quoted SQL."""
+    paragraph = text.strip().split("\n\n", 1)[0]
+    line = " ".join(part.strip() for part in paragraph.splitlines() if part.strip())
+    name, colon, rest = line.partition(": ")
+    return rest if colon and name.endswith("Error") else line
+
+
+def translate(error: BaseException, call: Call | None = None) -> DucktowerError:
+    """Return the error of ours for anything raised by DuckDB or by ourselves.
+
+    A call that was asked to end is answered with the reason, whatever DuckDB raised when it ended.
+    """
+    if isinstance(error, DucktowerError):
+        return error
+    asked = call.error() if call is not None else None
+    if asked is not None:
+        return asked
+    text = first_line(str(error))
+    if isinstance(error, duckdb.TransactionException):
+        return _transaction_failure(text)
+    if isinstance(error, duckdb.CatalogException):
+        return _catalog_failure(text)
+    for kind, ours in _BY_CLASS:
+        if isinstance(error, kind):
+            return ours(_reopening(text) if ours is Unavailable and is_fatal(error) else text)
+    if isinstance(error, (pa.ArrowException, OSError)) and " Error: " in str(error):
+        return translate_text(str(error))  # DuckDB's failure, met while Arrow pulled at its stream
+    if isinstance(error, pa.ArrowException):
+        return InvalidArgument(text)
+    if isinstance(error, MemoryError):
+        return LimitExceeded("the server ran out of memory for this call")
+    return InternalError(f"{type(error).__name__}: {text}")
+
+
+def translate_text(raw: str, call: Call | None = None) -> DucktowerError:
+    """Return the error of ours for the text with which a native stream of DuckDB's ended."""
+    asked = call.error() if call is not None else None
+    if asked is not None:
+        return asked
+    for name, ours in _BY_NAME.items():
+        if f"{name}: " in raw:
+            return ours(first_line(raw[raw.index(name) :]))
+    start = raw.find(" Error: ")
+    return InvalidSQL(first_line(raw[start + len(" Error: ") :] if start >= 0 else raw))
+
+
+def _reopening(text: str) -> str:
+    return f"the database met a fatal error and is being reopened: {text}"
+
+
+def _transaction_failure(text: str) -> DucktowerError:
+    """TransactionException: a conflict (retry), a refused write, or a COMMIT that the disk refused."""
+    if "read-only mode" in text:
+        return Forbidden(f"this call only reads: {text}")
+    if "Could not write file" in text or "Could not sync" in text:
+        return Unavailable(f"nothing was stored: {text}")
+    return Conflict(text)
+
+
+def _catalog_failure(text: str) -> DucktowerError:
+    """CatalogException: a table or view that is missing or in the way; else an unknown function or type."""
+    if text.startswith(("Table with name", "View with name")) and "does not exist" in text:
+        return TableNotFound(text)
+    if "already exists" in text:
+        return TableExists(text)
+    if "rite-write conflict" in text:
+        return Conflict(text)
+    return InvalidSQL(text)
+
+
+def does_not_fit(column: str, found: str, wanted: str, why: str = "") -> SchemaMismatch:
+    """Return the one error for a value that a column cannot hold."""
+    reason = f": {why}" if why else ""
+    return SchemaMismatch(f'column "{column}": found {found}, wanted {wanted}{reason}')

@@ -1,0 +1,235 @@
+"""How rows enter a table: names quoted, columns matched, one SQL text for each mode, reasons found for failures.
+
+Owns all SQL that the engine writes for itself about tables. Every name in it passes `quoted`. Must never
+commit: callers own the transaction.
+"""
+
+from __future__ import annotations
+
+import secrets
+from typing import Any, NamedTuple
+
+import duckdb
+import pyarrow as pa
+
+from ..errors import DucktowerError, InvalidArgument, SchemaMismatch, TableExists, TableNotFound
+from .failures import does_not_fit, translate
+from .words import Target
+
+__all__ = [
+    "Column",
+    "already_there",
+    "create_sql",
+    "diagnose",
+    "insert_sql",
+    "matched",
+    "quoted",
+    "source_columns",
+    "table_columns",
+    "table_exists",
+    "table_name",
+]
+
+
+class Column(NamedTuple):
+    """A column as DuckDB knows it."""
+
+    name: str
+    type: str
+
+
+def quoted(name: str) -> str:
+    """Return `name` as an SQL identifier, whatever characters it has."""
+    return '"' + name.replace('"', '""') + '"'
+
+
+def table_name(catalog: str, target: Target) -> str:
+    """Return the full SQL name, which no temp table, setting of a session or other catalog can shadow."""
+    return f"{quoted(catalog)}.{quoted(target.schema)}.{quoted(target.table)}"
+
+
+def table_columns(cursor: Any, catalog: str, target: Target) -> list[Column]:
+    """Return the columns of a table or view. Raises TableNotFound."""
+    try:
+        relation = cursor.sql(f"FROM {table_name(catalog, target)} LIMIT 0")
+        return [Column(name, str(kind)) for name, kind in zip(relation.columns, relation.types, strict=True)]
+    except duckdb.CatalogException as error:
+        raise TableNotFound(f'table "{target.label}" does not exist') from error
+    except duckdb.BinderException as error:
+        raise TableNotFound(f'table "{target.label}" cannot be used: {translate(error).message}') from error
+
+
+def table_exists(cursor: Any, catalog: str, target: Target) -> bool:
+    """Whether the table or view is there."""
+    try:
+        table_columns(cursor, catalog, target)
+    except TableNotFound:
+        return False
+    return True
+
+
+def source_columns(cursor: Any, sent: pa.Schema) -> list[Column]:
+    """Return the DuckDB types of an Arrow schema's columns.
+
+    Raises SchemaMismatch for a type that DuckDB cannot take.
+    """
+    try:
+        types = _types(cursor, sent)
+    except (duckdb.Error, pa.ArrowException) as error:
+        for field in sent:
+            try:
+                _types(cursor, pa.schema([field]))
+            except (duckdb.Error, pa.ArrowException):
+                raise SchemaMismatch(
+                    f'column "{field.name}" has the type {field.type}, which DuckDB cannot take'
+                ) from error
+        raise SchemaMismatch(f"DuckDB cannot take these columns: {translate(error).message}") from error
+    return [Column(name, kind) for name, kind in zip(sent.names, types, strict=True)]
+
+
+def _types(cursor: Any, schema: pa.Schema) -> list[str]:
+    name = f"__ducktower_{secrets.token_hex(8)}"
+    # Positions for names: two columns of one name are the business of `matched`, which names them.
+    plain = pa.schema([field.with_name(f"c{i}") for i, field in enumerate(schema)])
+    cursor.register(name, plain.empty_table())
+    try:
+        return [str(kind) for kind in cursor.sql(f"FROM {quoted(name)} LIMIT 0").types]
+    finally:
+        cursor.unregister(name)
+
+
+def matched(target: Target, sent: pa.Schema, columns: list[Column]) -> list[Column]:
+    """Return the table's columns that `sent` fills, in the order sent.
+
+    Names match as DuckDB matches them, without regard to case. Raises SchemaMismatch for a column that the
+    table does not have or that was sent twice, and for a key that was not sent.
+    """
+    by_name = {column.name.lower(): column for column in columns}
+    found: dict[str, Column] = {}
+    for name in sent.names:
+        column = by_name.get(name.lower())
+        if column is None:
+            known = ", ".join(f'"{column.name}"' for column in columns[:20])
+            raise SchemaMismatch(f'column "{name}" is not in table "{target.label}", which has {known}')
+        if name.lower() in found:
+            raise SchemaMismatch(f'column "{name}" was sent twice')
+        found[name.lower()] = column
+    if not found:
+        raise SchemaMismatch(f'no column was sent for table "{target.label}"')
+    for key in target.key:
+        if key.lower() not in found:
+            raise SchemaMismatch(f'key column "{key}" was not sent')
+    return list(found.values())
+
+
+def create_sql(catalog: str, target: Target, sent: pa.Schema, columns: list[Column]) -> str:
+    """Return CREATE TABLE for rows of schema `sent`, whose DuckDB types are `columns`; NOT NULL is kept."""
+    seen: set[str] = set()
+    parts = []
+    for field, column in zip(sent, columns, strict=True):
+        if field.name.lower() in seen:
+            raise SchemaMismatch(f'column "{field.name}" was sent twice')
+        seen.add(field.name.lower())
+        kind = "INTEGER" if column.type == '"NULL"' else column.type
+        parts.append(f"{quoted(field.name)} {kind}{'' if field.nullable else ' NOT NULL'}")
+    if not parts:
+        raise InvalidArgument(f'table "{target.label}" needs at least one column')
+    verb = "CREATE OR REPLACE TABLE" if target.mode == "replace" else "CREATE TABLE"
+    return f"{verb} {table_name(catalog, target)} ({', '.join(parts)})"
+
+
+def insert_sql(
+    cursor: Any, catalog: str, target: Target, sent: pa.Schema, columns: list[Column], source: str
+) -> str:
+    """Return the statement that moves the rows of the registered `source` into the table.
+
+    An upsert keeps the last of several rows with one key, and leaves columns that were not sent as they are.
+    It uses the index of a PRIMARY KEY or UNIQUE constraint on exactly the key, where there is one (which
+    finds a row without reading the table), else MERGE.
+    """
+    table = table_name(catalog, target)
+    into = matched(target, sent, columns)
+    names = ", ".join(quoted(column.name) for column in into)
+    values = ", ".join(quoted(name) for name in sent.names)
+    if target.mode != "upsert":
+        return f"INSERT INTO {table} ({names}) SELECT {values} FROM {quoted(source)}"
+
+    keys = {key.lower() for key in target.key}
+    key_columns = [column for column in into if column.name.lower() in keys]
+    rest = [column for column in into if column.name.lower() not in keys]
+    by_key = ", ".join(quoted(column.name) for column in key_columns)
+    renamed = ", ".join(
+        f"{quoted(name)} AS {quoted(column.name)}" for name, column in zip(sent.names, into, strict=True)
+    )
+    last = (
+        f"SELECT {names} FROM (SELECT {renamed}, row_number() OVER () AS __arrival FROM {quoted(source)}) "
+        f"QUALIFY row_number() OVER (PARTITION BY {by_key} ORDER BY __arrival DESC) = 1"
+    )
+    if _has_unique_index(cursor, catalog, target, keys):
+        change = ", ".join(f"{quoted(c.name)} = excluded.{quoted(c.name)}" for c in rest)
+        action = f"DO UPDATE SET {change}" if rest else "DO NOTHING"
+        return f"INSERT INTO {table} ({names}) {last} ON CONFLICT ({by_key}) {action}"
+    match = " AND ".join(f"old.{quoted(c.name)} = new.{quoted(c.name)}" for c in key_columns)
+    change = ", ".join(f"{quoted(c.name)} = new.{quoted(c.name)}" for c in rest)
+    update = f"WHEN MATCHED THEN UPDATE SET {change} " if rest else ""
+    new = ", ".join(f"new.{quoted(c.name)}" for c in into)
+    return (
+        f"MERGE INTO {table} AS old USING ({last}) AS new ON ({match}) "
+        f"{update}WHEN NOT MATCHED THEN INSERT ({names}) VALUES ({new})"
+    )
+
+
+def _has_unique_index(cursor: Any, catalog: str, target: Target, keys: set[str]) -> bool:
+    rows = cursor.execute(
+        "SELECT constraint_column_names FROM duckdb_constraints() WHERE database_name = ? AND "
+        "lower(schema_name) = lower(?) AND lower(table_name) = lower(?) AND "
+        "constraint_type IN ('PRIMARY KEY', 'UNIQUE')",
+        [catalog, target.schema, target.table],
+    ).fetchall()
+    return any({name.lower() for name in names} == keys for (names,) in rows)
+
+
+def diagnose(
+    cursor: Any, catalog: str, target: Target, sent: pa.Schema, source: str | None, error: BaseException
+) -> DucktowerError:
+    """Return the error that names the thing for rows that DuckDB refused.
+
+    `source` is registered on `cursor` and holds the rows; None when they were a stream that is gone. DuckDB's
+    conversion errors do not name the column, so each column is cast alone, until one fails as the insert did.
+    """
+    found = translate(error)
+    if isinstance(error, (DucktowerError, duckdb.TransactionException)):
+        return found
+    if found.retryable:
+        return found
+    try:
+        columns = table_columns(cursor, catalog, target)
+        into = matched(target, sent, columns)
+    except (TableNotFound, SchemaMismatch) as better:
+        return better
+    if isinstance(error, duckdb.ConstraintException):
+        return type(found)(f'table "{target.label}": {found.message}')
+    if not isinstance(error, (duckdb.DataError, duckdb.InvalidInputException, duckdb.NotSupportedError)):
+        return found
+    try:
+        sources = source_columns(cursor, sent)
+    except SchemaMismatch as better:
+        return better
+    for name, given, wanted in zip(sent.names, sources, into, strict=True):
+        if source is None or given.type == wanted.type:
+            continue
+        try:
+            cursor.execute(f"SELECT count(CAST({quoted(name)} AS {wanted.type})) FROM {quoted(source)}").fetchall()
+        except duckdb.Error as why:
+            return does_not_fit(wanted.name, given.type, wanted.type, translate(why).message)
+    differing = [
+        f'"{w.name}" (found {g.type}, wanted {w.type})'
+        for g, w in zip(sources, into, strict=True)
+        if g.type != w.type
+    ]
+    return SchemaMismatch(f"{found.message}; columns that were cast: {', '.join(differing) or 'none'}")
+
+
+def already_there(target: Target) -> TableExists:
+    """Return the error for a table that was to be created."""
+    return TableExists(f'table "{target.label}" exists already')

@@ -1,0 +1,131 @@
+"""Writes with a transaction of their own: large streams, tables to be made, upserts that met a conflict.
+
+Rows go from their source into DuckDB without passing Python. Owns the transaction on the leased cursor.
+Must never be used for a small append: the commit queue is several times faster for those.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import secrets
+import time
+from typing import Any
+
+import duckdb
+import pyarrow as pa
+
+from ..errors import Conflict, DucktowerError
+from .calls import Call
+from .database import Lease
+from .failures import translate
+from .inserts import (
+    already_there,
+    create_sql,
+    diagnose,
+    insert_sql,
+    quoted,
+    source_columns,
+    table_columns,
+    table_exists,
+)
+from .words import Target
+
+__all__ = ["Load"]
+
+_PAUSE_SECONDS_FIRST = 0.002
+_PAUSE_SECONDS_MAX = 0.25
+
+
+class Load:
+    """One write on one lease; used by the thread that serves the call."""
+
+    def __init__(self, lease: Lease, catalog: str, target: Target, schema: Any, call: Call) -> None:
+        self._cursor = lease.cursor
+        self._catalog = catalog
+        self._target = target
+        self._schema = schema
+        self._call = call
+        self._name = f"__ducktower_{secrets.token_hex(8)}"
+        self._reading = False  # whether rows were asked of the source since the last BEGIN
+
+    def stream(self, reader: Any, retry_seconds: float) -> int:
+        """Store what `reader` (pyarrow.RecordBatchReader) gives, all or nothing; return the rows.
+
+        The stream can be read once. A conflict is met by trying again for `retry_seconds` as long as nothing
+        was read, later it is raised. An upsert is put by in a temporary table first, and tries again from there.
+        """
+        try:
+            if self._target.mode != "upsert":
+                self._cursor.register(self._name, reader)
+                return self._retried(retry_seconds, once=True)
+            table_columns(self._cursor, self._catalog, self._target)
+            self._cursor.register(f"{self._name}_stream", reader)
+            staged = self._cursor.execute(
+                f"CREATE TEMP TABLE {quoted(self._name)} AS FROM {quoted(self._name + '_stream')}"
+            ).fetchall()[0][0]
+            self._call.check()
+            self._retried(retry_seconds, once=False)
+            return int(staged)
+        except (duckdb.Error, DucktowerError, pa.ArrowException, OSError) as error:
+            raise self._reason(error, None) from error
+
+    def table(self, table: Any, retry_seconds: float) -> int:
+        """Store a pyarrow.Table, all or nothing, trying again for `retry_seconds` after conflicts."""
+        self._cursor.register(self._name, table)
+        try:
+            self._retried(retry_seconds, once=False)
+        except (duckdb.Error, DucktowerError, pa.ArrowException, OSError) as error:
+            raise self._reason(error, self._name) from error
+        return int(table.num_rows)
+
+    def _retried(self, retry_seconds: float, *, once: bool) -> int:
+        deadline = time.monotonic() + retry_seconds
+        pause = _PAUSE_SECONDS_FIRST
+        while True:
+            self._reading = False
+            try:
+                return self._transaction()
+            except (duckdb.Error, DucktowerError) as error:
+                conflict = isinstance(translate(error), Conflict)
+                if not conflict or (once and self._reading) or time.monotonic() > deadline:
+                    raise
+            self._call.check()
+            time.sleep(pause)
+            pause = min(pause * 2, _PAUSE_SECONDS_MAX)
+
+    def _transaction(self) -> int:
+        self._cursor.execute("BEGIN TRANSACTION")
+        try:
+            self._make_table()
+            columns = table_columns(self._cursor, self._catalog, self._target)
+            sql = insert_sql(self._cursor, self._catalog, self._target, self._schema, columns, self._name)
+            self._reading = True
+            self._cursor.execute(sql)
+            rows = int(self._cursor.rowcount)
+            # A client that was killed looks like one that finished: ask before it is too late.
+            self._call.check()
+            self._cursor.execute("COMMIT")
+        except BaseException:
+            with contextlib.suppress(duckdb.Error):
+                self._cursor.execute("ROLLBACK")
+            raise
+        return rows
+
+    def _make_table(self) -> None:
+        mode = self._target.mode
+        if mode in ("append", "upsert"):
+            return
+        if mode != "replace" and table_exists(self._cursor, self._catalog, self._target):
+            if mode == "create":
+                raise already_there(self._target)
+            return
+        columns = source_columns(self._cursor, self._schema)
+        self._cursor.execute(create_sql(self._catalog, self._target, self._schema, columns))
+
+    def _reason(self, error: BaseException, source: str | None) -> DucktowerError:
+        asked = self._call.error()
+        if asked is not None:
+            return asked
+        if isinstance(error, DucktowerError):
+            return error
+        return diagnose(self._cursor, self._catalog, self._target, self._schema, source, error)

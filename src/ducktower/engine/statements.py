@@ -1,0 +1,73 @@
+"""What a statement is and whether this kind of call may run it, asked of DuckDB's own parser.
+
+Owns the two lists of statement types. Must never be the only guard: a statement type does not show what a
+statement writes (EXPLAIN ANALYZE INSERT, EXECUTE, CALL), so queries also run in a read-only transaction of
+the engine. What is refused here are statements that such a transaction does not stop.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ..errors import Forbidden, InvalidSQL, LimitExceeded
+
+__all__ = ["one_query", "only_counts", "runs_alone", "script"]
+
+_QUERIES = frozenset({"SELECT", "EXPLAIN", "MULTI"})
+"""MULTI is what PIVOT becomes: its temporary enum type, then the SELECT."""
+
+_RUN_ALONE = frozenset(
+    {"ATTACH", "CALL", "COPY_DATABASE", "DETACH", "EXPORT", "LOAD", "PRAGMA", "SET", "VACUUM"}
+)
+"""Statements that DuckDB refuses inside a transaction, or that a transaction would not undo."""
+
+
+def script(cursor: Any, sql: str, bytes_max: int) -> list[Any]:
+    """Return the statements of `sql`, at least one.
+
+    Raises InvalidSQL when there is none or one of them is BEGIN, COMMIT or ROLLBACK, LimitExceeded when the
+    text is too long, and DuckDB's ParserException.
+    """
+    if len(sql) > bytes_max:
+        raise LimitExceeded(f"the SQL has {len(sql)} characters, the limit is {bytes_max}")
+    statements: list[Any] = cursor.extract_statements(sql)
+    if not statements:
+        raise InvalidSQL("there is no statement")
+    if any(statement.type.name == "TRANSACTION" for statement in statements):
+        raise InvalidSQL("BEGIN, COMMIT and ROLLBACK need a session; a script is one transaction as it is")
+    return statements
+
+
+def one_query(cursor: Any, sql: str, bytes_max: int) -> Any:
+    """Return the one statement of `sql` that only asks.
+
+    Raises InvalidSQL when there is not exactly one, Forbidden when it is of a kind that does more than ask.
+    """
+    statements = script(cursor, sql, bytes_max)
+    if len(statements) != 1:
+        raise InvalidSQL(f"a query is one statement, not {len(statements)}; a script goes to `execute`")
+    kind = statements[0].type.name
+    if kind not in _QUERIES:
+        raise Forbidden(f"{kind} is not a query; send it with `execute`")
+    return statements[0]
+
+
+def runs_alone(statement: Any) -> bool:
+    """Whether the statement must run outside a transaction of ours."""
+    return statement.type.name in _RUN_ALONE
+
+
+def only_counts(statement: Any, result: Any, changed: int) -> bool:
+    """Whether `result` (pyarrow.Table) is nothing but the number of changed rows.
+
+    DuckDB answers DML without RETURNING, and DDL, with one column `Count`: for the caller that is no result.
+    """
+    if statement.type.name in _QUERIES:
+        return False
+    if result.num_columns == 0 or result.num_rows == 0:
+        return result.column_names in ([], ["Count"], ["Success"])
+    if result.column_names == ["Success"]:
+        return True
+    return bool(
+        result.column_names == ["Count"] and result.num_rows == 1 and result.column(0)[0].as_py() == changed
+    )

@@ -1,0 +1,81 @@
+"""The engine's nouns: where rows go, and what a caller gets back.
+
+Owns no behaviour beyond checking itself. Must never import DuckDB: the queue is tested without it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, Literal, NamedTuple, TypeAlias, get_args
+
+from ..errors import DucktowerError, InvalidArgument
+
+__all__ = ["MODES", "Executed", "Mode", "Outcome", "PlanKey", "Receipt", "Target", "Write"]
+
+Mode = Literal["append", "create", "replace", "create_append", "upsert"]
+MODES: tuple[str, ...] = get_args(Mode)
+
+
+class Receipt(NamedTuple):
+    """What a durable write is answered with: the rows it stored and the number of its commit."""
+
+    rows: int
+    commit: int
+
+
+class Executed(NamedTuple):
+    """What a statement did: rows changed (-1 when DuckDB does not count), its commit, returned rows."""
+
+    rows: int
+    commit: int
+    table: Any  # pyarrow.Table | None
+
+
+Outcome: TypeAlias = Receipt | DucktowerError
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """The table that rows are meant for, and how they meet what is there."""
+
+    table: str
+    schema: str = "main"
+    mode: Mode = "append"
+    key: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if not self.table or not self.schema:
+            raise InvalidArgument("a table and its schema need a name of at least one character")
+        if self.mode not in MODES:
+            raise InvalidArgument(f"mode {self.mode!r} is none of {', '.join(MODES)}")
+        if self.mode == "upsert" and not self.key:
+            raise InvalidArgument("mode 'upsert' needs `key`: the columns that tell which row is meant")
+        if self.mode != "upsert" and self.key:
+            raise InvalidArgument(f"`key` goes with mode 'upsert', not with {self.mode!r}")
+
+    @property
+    def label(self) -> str:
+        """The name as a person would write it."""
+        return self.table if self.schema == "main" else f"{self.schema}.{self.table}"
+
+
+PlanKey: TypeAlias = tuple[Target, Any]
+"""A target and the Arrow schema of the rows: writes of one key can share one insert."""
+
+
+@dataclass(slots=True)
+class Write:
+    """Rows that succeed or fail together, on their way through the commit queue."""
+
+    target: Target
+    schema: Any  # pyarrow.Schema, without metadata of its own
+    batches: list[Any]  # list[pyarrow.RecordBatch]
+    rows: int
+    nbytes: int
+    done: Callable[[Outcome], None]
+    """Called once, by the committing thread, after COMMIT returned or the write failed. Must not block."""
+    key: PlanKey = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.key = (self.target, self.schema)
