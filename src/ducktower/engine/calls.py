@@ -21,7 +21,7 @@ __all__ = ["Call", "Calls", "Caller"]
 
 log = logging.getLogger(__name__)
 
-Reason = Literal["timeout", "cancelled", "gone", "stopping"]
+Reason = Literal["timeout", "cancelled", "gone", "stopping", "reopening"]
 _TEXT_MAX = 500
 
 
@@ -106,6 +106,8 @@ class Call:
                 return Cancelled(f"the client went away during its {self.kind}")
             case "cancelled":
                 return Cancelled(f"the {self.kind} was cancelled")
+            case "reopening":
+                return Unavailable(f"the database was reopened after a fatal error during the {self.kind}")
             case "stopping":
                 return Unavailable(f"the server stopped during the {self.kind}")
 
@@ -168,12 +170,10 @@ class Calls:
         call.end("cancelled")
         return True
 
-    def end_all(self, reason: Reason) -> int:
-        """End every running call; return how many there were."""
-        running = self._snapshot()
-        for call in running:
+    def end_all(self, reason: Reason) -> None:
+        """End every running call."""
+        for call in self._snapshot():
             call.end(reason)
-        return len(running)
 
     def close(self) -> None:
         """Stop watching."""

@@ -156,7 +156,7 @@ class Database:
         threading.Thread(target=self._reopen, name="ducktower-reopen", daemon=True).start()
 
     def before_reopen(self, drop: Callable[[], None]) -> None:
-        """Have `drop` called before each reopening, by whoever keeps a lease for longer than a call."""
+        """Have `drop` called before each reopening: it must see to it that leases come back soon."""
         self._before_reopen.append(drop)
 
     def wait_serving(self, timeout_seconds: float) -> bool:
@@ -242,8 +242,6 @@ class Database:
                 left = list(self._leases)
             if not left and self._try_connect():
                 return
-            for lease in left:
-                lease.interrupt()
             if time.monotonic() - logged > _REOPEN_LOG_EVERY_SECONDS:
                 logged = time.monotonic()
                 log.warning("reopening waits for %d calls to end", len(left))

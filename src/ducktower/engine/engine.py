@@ -33,7 +33,7 @@ from .commit_queue import CommitQueue
 from .database import Database, Lease
 from .failures import translate, translate_text
 from .group_commit import GroupCommitter
-from .inserts import table_exists
+from .inserts import table_exists, table_name
 from .loads import Load
 from .streams import batch_rows, bounded, chained
 from .words import Executed, Outcome, Receipt, Target, Write
@@ -64,6 +64,7 @@ class Engine:
         self._reads = Counter()
         self._database = Database(self.config)
         self._calls = Calls(self.config.watch_interval_seconds)
+        self._database.before_reopen(lambda: self._calls.end_all("reopening"))
         self._committer = GroupCommitter(self._database, self.config, self._commits, self._rows)
         self._queue = CommitQueue(self.config, self._committer.commit)
         # Serialises statements that met a conflict, so that one of them gets through at a time.
@@ -115,6 +116,10 @@ class Engine:
         """Return a pyarrow.Table: schema_name, table_name, table_type, rows (NULL for views), columns."""
         with self._cursor("internal", "list of tables", "", None) as (lease, _):
             return catalog.list_tables(lease.cursor, self._database.catalog)
+
+    def table_query(self, target: Target) -> str:
+        """Return the SQL that reads a whole table."""
+        return f"FROM {table_name(self._database.catalog, target)}"
 
     def table_info(self, target: Target) -> tuple[Any, int]:
         """Return a table's or view's pyarrow.Schema and its number of rows. Raises TableNotFound."""

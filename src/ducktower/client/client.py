@@ -1,0 +1,413 @@
+"""The client: one connection to a server, usable from several threads.
+
+Owns the connection, the translation of statuses back into `ducktower.errors`, and what is tried again. Must
+never send a write twice whose first outcome is unknown.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import random
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any, NamedTuple, TypeVar
+
+import pyarrow as pa
+import pyarrow.flight as flight
+
+from ..config import DEFAULT_PORT
+from ..errors import Conflict, DucktowerError, InvalidArgument, Overloaded, TableExists, Unavailable
+from ..protocol.commands import Exchange, Put, Query, to_json
+from ..protocol.status import from_flight
+from .appender import Appender, Receipt
+from .data import query_sql, to_arrow
+
+__all__ = ["Executed", "FlightClient", "Receipt", "connect"]
+
+T = TypeVar("T")
+
+_MESSAGE_BYTES = 4 * 1024 * 1024
+_PAUSE_SECONDS_FIRST = 0.02
+_PAUSE_SECONDS_MAX = 1.0
+_CHANNEL_OPTIONS = [
+    # A restarted server is found again within a second; gRPC's own back-off grows to two minutes.
+    ("grpc.initial_reconnect_backoff_ms", 100),
+    ("grpc.min_reconnect_backoff_ms", 100),
+    ("grpc.max_reconnect_backoff_ms", 1000),
+]
+
+
+class Executed(NamedTuple):
+    """What a statement did: rows changed (-1 when DuckDB does not count), its commit, returned rows if any."""
+
+    rows: int
+    commit: int
+    table: pa.Table | None
+
+
+class FlightClient:
+    """A connection. Every method raises the errors of `ducktower`; reads are tried again, writes only when the
+    server said that it stored nothing (Overloaded, Conflict), for `retry_seconds` in all.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        token: str | None = None,
+        tls_ca: str | os.PathLike[str] | None = None,
+        timeout_seconds: float | None = None,
+        retry_seconds: float = 10.0,
+    ) -> None:
+        self.url = _location(url)
+        self._retry_seconds = retry_seconds
+        headers = [(b"authorization", f"Bearer {token}".encode())] if token else []
+        self._options = flight.FlightCallOptions(timeout=timeout_seconds, headers=headers)
+        # A stream of writes is open for as long as its user wants.
+        self._stream_options = flight.FlightCallOptions(headers=headers)
+        tls: dict[str, Any] = {}
+        if tls_ca is not None:
+            try:
+                tls["tls_root_certs"] = Path(tls_ca).read_bytes()
+            except OSError as error:
+                raise InvalidArgument(f'CA file "{tls_ca}" cannot be read: {error.strerror}') from error
+        try:
+            self._flight = flight.connect(self.url, generic_options=_CHANNEL_OPTIONS, **tls)
+        except pa.ArrowException as error:
+            raise InvalidArgument(f'"{url}" is no Flight URL: {error}') from error
+
+    # -- writing --------------------------------------------------------------------------------------
+
+    def create_table(
+        self, table: str, schema: pa.Schema, *, schema_name: str | None = None, if_not_exists: bool = False
+    ) -> Receipt:
+        """Create an empty table with the columns of `schema`; fields that are not nullable become NOT NULL.
+
+        Raises TableExists unless `if_not_exists`.
+        """
+        try:
+            return self.ingest(table, schema.empty_table(), schema_name=schema_name, mode="create")
+        except TableExists:
+            if not if_not_exists:
+                raise
+            return Receipt(0, int(self.health()["commit"]))
+
+    def ingest(
+        self,
+        table: str,
+        data: Any,
+        *,
+        schema_name: str | None = None,
+        mode: str = "append",
+        key: Sequence[str] | None = None,
+    ) -> Receipt:
+        """Store `data` in one durable, atomic write.
+
+        `data` is a pyarrow Table, RecordBatch, RecordBatchReader, Dataset or Scanner, a pandas or polars frame,
+        a list of dicts, a dict of columns, an iterable of batches or dicts, or anything with
+        `__arrow_c_stream__`. Readers and iterables are streamed in bounded memory; when one raises, nothing is
+        stored. Columns match by name. `mode` is append, create, replace, create_append or upsert (with `key`).
+        """
+        put = Put(table, schema_name or "main", mode, _key(key))
+        arrow = to_arrow(data)
+        if isinstance(arrow, pa.Table):
+            return self._retried(lambda: self._put(put, arrow), Overloaded, Conflict)
+        return self._stream(put, arrow)
+
+    def execute(self, sql: str, parameters: Sequence[Any] | dict[str, Any] | None = None) -> Executed:
+        """Run SQL that writes: one statement or a script, all or nothing. Parameters go to the last statement."""
+        body = Query(sql, _parameters(parameters)).to_bytes()
+        results = self._retried(lambda: self._action("execute", body), Overloaded, Conflict)
+        done = json.loads(results[0])
+        return Executed(int(done["rows"]), int(done["commit"]), _ipc_table(results[1:]))
+
+    def appender(
+        self,
+        table: str,
+        *,
+        schema_name: str | None = None,
+        columns: Sequence[str] | None = None,
+        linger_seconds: float = 0.004,
+        rows_per_write: int = 1_000,
+        writes_in_flight: int = 64,
+    ) -> Appender:
+        """Open a stream of small writes to a table. See Appender. Raises TableNotFound."""
+        schema = self.table_schema(table, schema_name)
+        command = Exchange("append", Put(table, schema_name or "main"))
+        with _translated():
+            descriptor = flight.FlightDescriptor.for_command(command.to_bytes())
+            writer, reader = self._flight.do_exchange(descriptor, self._stream_options)
+        return Appender(
+            writer,
+            reader,
+            schema,
+            list(columns) if columns is not None else None,
+            label=table if schema_name is None else f"{schema_name}.{table}",
+            linger_seconds=linger_seconds,
+            rows_per_write=rows_per_write,
+            writes_in_flight=writes_in_flight,
+        )
+
+    # -- reading --------------------------------------------------------------------------------------
+
+    def query(self, query: Any, parameters: Sequence[Any] | dict[str, Any] | None = None) -> pa.Table:
+        """Run a query, SQL or an Ibis expression, and return its whole result."""
+        ticket = flight.Ticket(Query(query_sql(query), _parameters(parameters)).to_bytes())
+
+        def run() -> pa.Table:
+            with _translated():
+                return self._flight.do_get(ticket, self._options).read_all()
+
+        return self._retried(run, Unavailable, Overloaded)
+
+    def reader(
+        self, query: Any, parameters: Sequence[Any] | dict[str, Any] | None = None
+    ) -> pa.RecordBatchReader:
+        """Run a query and return its result as a stream, in bounded memory, of one snapshot.
+
+        Dropping or closing the reader ends the query on the server.
+        """
+        ticket = flight.Ticket(Query(query_sql(query), _parameters(parameters)).to_bytes())
+
+        def start() -> tuple[Any, pa.Schema]:
+            with _translated():
+                stream = self._flight.do_get(ticket, self._options)
+                return stream, stream.schema
+
+        stream, schema = self._retried(start, Unavailable, Overloaded)
+        return pa.RecordBatchReader.from_batches(schema, _batches(stream))
+
+    def table(self, table: str, schema_name: str | None = None) -> Any:
+        """Return a table of the server's as an unbound Ibis table, for expressions that `query` runs.
+
+        Needs the extra `ducktower[ibis]`.
+        """
+        import ibis  # noqa: PLC0415 - optional
+
+        schema = self.table_schema(table, schema_name)
+        return ibis.table(ibis.Schema.from_pyarrow(schema), name=table, database=schema_name)
+
+    # -- looking --------------------------------------------------------------------------------------
+
+    def tables(self) -> pa.Table:
+        """Return all tables and views: schema_name, table_name, table_type, rows (NULL for views), columns."""
+        table = _ipc_table(self._read_action("tables"))
+        assert table is not None  # noqa: S101 - the action always answers with one
+        return table
+
+    def table_schema(self, table: str, schema_name: str | None = None) -> pa.Schema:
+        """Return a table's or view's columns. Raises TableNotFound."""
+        path = [table] if schema_name is None else [schema_name, table]
+
+        def run() -> pa.Schema:
+            with _translated():
+                descriptor = flight.FlightDescriptor.for_path(*path)
+                return self._flight.get_schema(descriptor, self._options).schema
+
+        return self._retried(run, Unavailable, Overloaded)
+
+    def health(self) -> dict[str, Any]:
+        """Return the server's state: `status` (serving, reopening, stopping), `commit`, versions and more."""
+        return self._read_object("health")
+
+    def statistics(self) -> dict[str, Any]:
+        """Return the server's counters and latencies (seconds) since its start."""
+        return self._read_object("statistics")
+
+    def sessions(self) -> list[dict[str, Any]]:
+        """Return the calls that run on the server now; `id` is what `cancel` takes."""
+        sessions: list[dict[str, Any]] = self._read_object("sessions")["sessions"]
+        return sessions
+
+    def cancel(self, call_id: int) -> bool:
+        """End a running call; False when it had ended already."""
+        return bool(json.loads(self._action("cancel", to_json({"id": call_id}))[0])["cancelled"])
+
+    def checkpoint(self) -> dict[str, Any]:
+        """Have the server write its WAL into the database file."""
+        results = self._retried(lambda: self._action("checkpoint"), Overloaded, Conflict)
+        done: dict[str, Any] = json.loads(results[0])
+        return done
+
+    def close(self) -> None:
+        """Close the connection. Twice is harmless."""
+        with contextlib.suppress(pa.ArrowException):
+            self._flight.close()
+
+    def __enter__(self) -> FlightClient:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    # -- within ---------------------------------------------------------------------------------------
+
+    def _put(self, put: Put, table: pa.Table) -> Receipt:
+        """One DoPut: its rows are in memory, so nothing but the end of this process can cut it short."""
+        rows_per_message = max(1, table.num_rows * _MESSAGE_BYTES // max(1, table.nbytes))
+        with _translated():
+            descriptor = flight.FlightDescriptor.for_command(to_json(put.to_json()))
+            writer, reader = self._flight.do_put(descriptor, table.schema, self._options)
+            try:
+                writer.write_table(table, rows_per_message)
+                writer.done_writing()
+                answer = reader.read()
+            finally:
+                # When the server refused the stream, close has the reason, and its error is the one to raise.
+                writer.close()
+        return _receipt(answer)
+
+    def _stream(self, put: Put, batches: pa.RecordBatchReader) -> Receipt:
+        """One DoExchange: unlike a DoPut it can be called off when the source raises half way."""
+        with _translated():
+            descriptor = flight.FlightDescriptor.for_command(Exchange("ingest", put).to_bytes())
+            writer, reader = self._flight.do_exchange(descriptor, self._options)
+            try:
+                writer.begin(batches.schema)
+                while True:
+                    try:
+                        batch = batches.read_next_batch()
+                    except StopIteration:
+                        break
+                    except BaseException as error:
+                        reader.cancel()
+                        with contextlib.suppress(pa.ArrowException):
+                            writer.close()  # else Arrow says on stderr that nobody did
+                        raise _SourceFailed(error) from error
+                    try:
+                        self._write_in_messages(writer, batch)
+                    except (pa.ArrowException, OSError):
+                        break  # the server refused the stream: what it said comes with the answer
+                writer.done_writing()
+                answer = reader.read_chunk().app_metadata
+            except _SourceFailed as failed:
+                raise failed.error from None
+            except StopIteration:
+                raise Unavailable("the server ended the stream; whether it was stored is not known") from None
+            writer.close()
+        return _receipt(answer)
+
+    @staticmethod
+    def _write_in_messages(writer: Any, batch: pa.RecordBatch) -> None:
+        pieces = max(1, -(-batch.nbytes // _MESSAGE_BYTES))
+        rows = max(1, -(-batch.num_rows // pieces))
+        for start in range(0, batch.num_rows, rows):
+            writer.write_batch(batch.slice(start, rows))
+
+    def _action(self, name: str, body: bytes = b"") -> list[bytes]:
+        with _translated():
+            results = self._flight.do_action(flight.Action(name, body), self._options)
+            return [result.body.to_pybytes() for result in results]
+
+    def _read_action(self, name: str) -> list[bytes]:
+        return self._retried(lambda: self._action(name), Unavailable, Overloaded)
+
+    def _read_object(self, name: str) -> dict[str, Any]:
+        found: dict[str, Any] = json.loads(self._read_action(name)[0])
+        return found
+
+    def _retried(self, call: Callable[[], T], *kinds: type[DucktowerError]) -> T:
+        """Run `call`, again and again while it fails with one of `kinds` and `retry_seconds` are not over."""
+        deadline = time.monotonic() + self._retry_seconds
+        pause = _PAUSE_SECONDS_FIRST
+        while True:
+            try:
+                return call()
+            except kinds:
+                wait = pause * random.uniform(0.5, 1.5)  # noqa: S311 - jitter is no secret
+                if time.monotonic() + wait > deadline:
+                    raise
+            time.sleep(wait)
+            pause = min(pause * 2, _PAUSE_SECONDS_MAX)
+
+
+def connect(
+    url: str | None = None,
+    *,
+    token: str | None = None,
+    tls_ca: str | os.PathLike[str] | None = None,
+    timeout_seconds: float | None = None,
+    retry_seconds: float = 10.0,
+) -> FlightClient:
+    """Return a client of the server at `url`, such as `grpc://localhost:8815`.
+
+    What is not given comes from DUCKTOWER_URL, DUCKTOWER_TOKEN and DUCKTOWER_TLS_CA. Nothing is sent yet.
+    `timeout_seconds` bounds each call, `retry_seconds` what is tried again. Raises InvalidArgument.
+    """
+    return FlightClient(
+        url or os.environ.get("DUCKTOWER_URL") or f"grpc://127.0.0.1:{DEFAULT_PORT}",
+        token=token or os.environ.get("DUCKTOWER_TOKEN") or None,
+        tls_ca=tls_ca or os.environ.get("DUCKTOWER_TLS_CA") or None,
+        timeout_seconds=timeout_seconds,
+        retry_seconds=retry_seconds,
+    )
+
+
+class _SourceFailed(Exception):
+    """Carries what a user's own reader raised past the translation."""
+
+    def __init__(self, error: BaseException) -> None:
+        self.error = error
+
+
+@contextlib.contextmanager
+def _translated() -> Iterator[None]:
+    try:
+        yield
+    except (pa.ArrowException, flight.FlightError, OSError) as error:
+        raise from_flight(error) from error
+
+
+def _batches(stream: Any) -> Iterator[pa.RecordBatch]:
+    """Give a stream's batches; whatever ends the generator ends the query on the server."""
+    try:
+        while True:
+            with _translated():
+                try:
+                    batch = stream.read_chunk().data
+                except StopIteration:
+                    return
+            if batch is not None:
+                yield batch
+    finally:
+        with contextlib.suppress(pa.ArrowException):
+            stream.cancel()
+
+
+def _location(url: str) -> str:
+    scheme, separator, rest = url.partition("://")
+    if not separator:
+        scheme, rest = "grpc", url
+    if scheme not in ("grpc", "grpc+tcp", "grpc+tls", "grpc+unix") or not rest:
+        raise InvalidArgument(f'"{url}" is no Flight URL; write grpc://HOST:PORT or grpc+tls://HOST:PORT')
+    if scheme != "grpc+unix" and ":" not in rest.rpartition("]")[2]:
+        rest = f"{rest.rstrip('/')}:{DEFAULT_PORT}"
+    return f"{scheme}://{rest.rstrip('/')}"
+
+
+def _key(key: Sequence[str] | None) -> tuple[str, ...]:
+    return (key,) if isinstance(key, str) else tuple(key or ())
+
+
+def _parameters(parameters: Sequence[Any] | dict[str, Any] | None) -> list[Any] | dict[str, Any] | None:
+    return parameters if parameters is None or isinstance(parameters, dict) else list(parameters)
+
+
+def _receipt(answer: Any) -> Receipt:
+    if answer is None:
+        raise Unavailable("the server ended the stream; whether the rows were stored is not known")
+    body = json.loads(answer.to_pybytes())
+    return Receipt(int(body["rows"]), int(body["commit"]))
+
+
+def _ipc_table(pieces: list[bytes]) -> pa.Table | None:
+    if not pieces:
+        return None
+    with pa.ipc.open_stream(pa.py_buffer(b"".join(pieces))) as reader:
+        return reader.read_all()

@@ -1,0 +1,136 @@
+"""What users hold -> Arrow: pandas, polars, dicts, readers, anything with the Arrow PyCapsule interface.
+
+Owns these conversions. Must never import pandas, polars or Ibis: who passes their objects has them already.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+import pyarrow as pa
+
+from ..errors import InvalidArgument, SchemaMismatch
+
+__all__ = ["query_sql", "rows_to_table", "to_arrow", "writable_type"]
+
+_ROWS_PER_BATCH = 10_000
+
+
+def to_arrow(data: Any) -> Any:
+    """Return `data` as a pyarrow.Table when it is in memory, else as a pyarrow.RecordBatchReader.
+
+    Raises InvalidArgument for what Arrow cannot take, SchemaMismatch for a column of mixed types.
+    """
+    try:
+        return _to_arrow(data)
+    except pa.ArrowException as error:
+        raise SchemaMismatch(f"the data does not fit Arrow: {error}") from error
+
+
+def _to_arrow(data: Any) -> Any:
+    if isinstance(data, (pa.Table, pa.RecordBatchReader)):
+        return data
+    if isinstance(data, pa.RecordBatch):
+        return pa.Table.from_batches([data])
+    if isinstance(data, Mapping):
+        return pa.table(dict(data))
+    library = type(data).__module__.partition(".")[0]
+    if library == "pandas":
+        # A named index is data; the default one is not.
+        return pa.Table.from_pandas(data, preserve_index=any(name is not None for name in data.index.names))
+    if library == "polars" and hasattr(data, "collect_batches"):
+        return _from_batches(batch for frame in data.collect_batches() for batch in _to_arrow(frame).to_batches())
+    if library == "polars":
+        return data.to_arrow()
+    if hasattr(data, "scanner"):  # pyarrow.dataset.Dataset
+        return data.scanner().to_reader()
+    if hasattr(data, "to_reader"):  # pyarrow.dataset.Scanner
+        return data.to_reader()
+    if hasattr(data, "__arrow_c_stream__"):
+        return pa.RecordBatchReader.from_stream(data)
+    if isinstance(data, Sequence) and not isinstance(data, (str, bytes)):
+        return _from_items(list(data))
+    if isinstance(data, Iterable) and not isinstance(data, (str, bytes)):
+        return _from_iterator(iter(data))
+    raise InvalidArgument(f"{type(data).__name__} is nothing that can be ingested")
+
+
+def rows_to_table(rows: list[dict[str, Any]]) -> pa.Table:
+    """Return dicts as a table with every key of any of them; a key that a row lacks is NULL there."""
+    names: dict[str, None] = {}
+    for row in rows:
+        if not isinstance(row, Mapping):
+            raise InvalidArgument(f"a row must be a dict, not {type(row).__name__}")
+        names.update(dict.fromkeys(row))
+    return pa.table({name: pa.array([row.get(name) for row in rows]) for name in names})
+
+
+def _from_items(items: list[Any]) -> Any:
+    if items and isinstance(items[0], (pa.RecordBatch, pa.Table)):
+        return pa.concat_tables(pa.Table.from_batches([i]) if isinstance(i, pa.RecordBatch) else i for i in items)
+    return rows_to_table(items)
+
+
+def _from_iterator(items: Iterator[Any]) -> Any:
+    first = next(items, None)
+    if first is None:
+        return pa.table({})
+    items = itertools.chain([first], items)
+    if isinstance(first, pa.RecordBatch):
+        return _from_batches(items)
+
+    def batches() -> Iterator[pa.RecordBatch]:
+        schema = None
+        while chunk := list(itertools.islice(items, _ROWS_PER_BATCH)):
+            table = rows_to_table(chunk)
+            if schema is None:
+                schema = table.schema
+            elif set(table.column_names) - set(schema.names):
+                new = sorted(set(table.column_names) - set(schema.names))
+                raise SchemaMismatch(f'column "{new[0]}" was not in the first {_ROWS_PER_BATCH} rows')
+            else:
+                table = pa.Table.from_pylist(chunk, schema=schema)
+            yield from table.to_batches()
+
+    return _from_batches(batches())
+
+
+def _from_batches(batches: Iterator[Any]) -> Any:
+    first = next(batches, None)
+    if first is None:
+        return pa.table({})
+    return pa.RecordBatchReader.from_batches(first.schema, itertools.chain([first], batches))
+
+
+def query_sql(query: Any) -> str:
+    """Return SQL for DuckDB: a string as it is, an Ibis expression compiled.
+
+    Raises InvalidArgument for anything else.
+    """
+    if isinstance(query, str):
+        return query
+    if type(query).__module__.partition(".")[0] == "ibis":
+        from ibis.backends.sql.compilers import DuckDBCompiler  # noqa: PLC0415 - only who uses Ibis pays for it
+
+        return str(DuckDBCompiler().to_sqlglot(query.unbind()).sql(dialect="duckdb"))
+    raise InvalidArgument(f"a query is SQL or an Ibis expression, not {type(query).__name__}")
+
+
+def writable_type(kind: pa.DataType) -> pa.DataType:
+    """Return the type in which rows of Python values are sent for a column of type `kind`.
+
+    The same, but plain values for dictionaries (ENUM): the server casts them.
+    """
+    if pa.types.is_dictionary(kind):
+        return writable_type(kind.value_type)
+    if pa.types.is_struct(kind):
+        return pa.struct([field.with_type(writable_type(field.type)) for field in kind])
+    if pa.types.is_map(kind):
+        return pa.map_(writable_type(kind.key_type), writable_type(kind.item_type))
+    if pa.types.is_fixed_size_list(kind):
+        return pa.list_(writable_type(kind.value_type), kind.list_size)
+    if pa.types.is_list(kind) or pa.types.is_large_list(kind):
+        return pa.list_(writable_type(kind.value_type))
+    return kind

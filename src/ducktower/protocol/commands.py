@@ -1,0 +1,259 @@
+"""Tickets, descriptors and messages of plain Flight: written by the client, read by the server.
+
+    ticket       SQL in UTF-8, or {"query": SQL, "parameters": [...] | {...}}
+                 Values that JSON lacks travel as {"arrow_parameters": base64 of an Arrow IPC stream of one row}.
+    put          descriptor path [table] or [schema, table]: append; or a command:
+                 {"table": T, "schema": S, "mode": M, "key": [...]}
+    exchange     {"append": {"table": T, "schema": S}}: each batch is a write of its own, answered by a message
+                 {"ingest": {... as put ...}}: the whole stream is one write, answered by one message
+    metadata     of a batch in an append stream: {"sequence": n} or n
+    answers      {"rows": n, "commit": c}; with "sequence" in an append stream; or "error" in their place
+
+Owns these forms and nothing else: reading one gives plain values or InvalidArgument, never anything run.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import pyarrow as pa
+
+from ..errors import CODES, DucktowerError, InternalError, InvalidArgument
+
+__all__ = [
+    "Exchange",
+    "Put",
+    "Query",
+    "ack",
+    "error_body",
+    "error_from_body",
+    "parse_exchange",
+    "parse_json",
+    "parse_path",
+    "parse_put",
+    "parse_query",
+    "parse_sequence",
+    "rejection",
+    "to_json",
+]
+
+Parameters = list[Any] | dict[str, Any] | None
+
+_PUT_FIELDS = {"table", "schema", "mode", "key"}
+_RESERVED = {"writer", "sequence"}
+
+
+@dataclass(frozen=True, slots=True)
+class Query:
+    """A ticket."""
+
+    sql: str
+    parameters: Parameters = None
+
+    def to_bytes(self) -> bytes:
+        """Return the shortest form: bare SQL when there are no parameters."""
+        if self.parameters is None and not self.sql.lstrip().startswith("{"):
+            return self.sql.encode()
+        return to_json({"query": self.sql, **_parameters_to_json(self.parameters)})
+
+
+@dataclass(frozen=True, slots=True)
+class Put:
+    """Where rows go and how."""
+
+    table: str
+    schema: str = "main"
+    mode: str = "append"
+    key: tuple[str, ...] = ()
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the command's object."""
+        body: dict[str, Any] = {"table": self.table, "schema": self.schema, "mode": self.mode}
+        if self.key:
+            body["key"] = list(self.key)
+        return body
+
+
+@dataclass(frozen=True, slots=True)
+class Exchange:
+    """What a DoExchange carries: many small writes (`append`) or one write (`ingest`)."""
+
+    kind: str
+    put: Put = field(default_factory=lambda: Put(""))
+
+    def to_bytes(self) -> bytes:
+        """Return the command."""
+        return to_json({self.kind: self.put.to_json()})
+
+
+def to_json(body: Any) -> bytes:
+    """Return compact JSON in UTF-8."""
+    return json.dumps(body, separators=(",", ":"), ensure_ascii=False).encode()
+
+
+def parse_json(raw: bytes, what: str) -> dict[str, Any]:
+    """Return the JSON object in `raw`. Raises InvalidArgument, naming `what`."""
+    try:
+        body = json.loads(raw)
+    except (ValueError, RecursionError) as error:
+        raise InvalidArgument(f"the {what} is not JSON in UTF-8") from error
+    if not isinstance(body, dict):
+        raise InvalidArgument(f"the {what} must be a JSON object")
+    return body
+
+
+def parse_query(raw: bytes, what: str = "ticket") -> Query:
+    """Read a ticket or a query command. Raises InvalidArgument."""
+    if raw.lstrip()[:1] != b"{":
+        try:
+            return Query(raw.decode())
+        except UnicodeDecodeError as error:
+            raise InvalidArgument(f"the {what} is neither SQL in UTF-8 nor JSON") from error
+    body = parse_json(raw, what)
+    _known(body, {"query", "sql", "parameters", "arrow_parameters"}, what)
+    sql = body.get("query", body.get("sql"))
+    if not isinstance(sql, str):
+        raise InvalidArgument(f'the {what} needs "query": a string')
+    return Query(sql, _parameters_from_json(body, what))
+
+
+def parse_path(path: Sequence[bytes]) -> tuple[str, str]:
+    """Return (schema, table) of a descriptor's path. Raises InvalidArgument."""
+    try:
+        names = [part.decode() for part in path]
+    except UnicodeDecodeError as error:
+        raise InvalidArgument("the descriptor's path is not UTF-8") from error
+    match names:
+        case [table]:
+            return "main", table
+        case [schema, table]:
+            return schema, table
+        case _:
+            raise InvalidArgument(f"the descriptor's path must be [table] or [schema, table], not {names}")
+
+
+def parse_put(raw: bytes) -> Put:
+    """Read a DoPut command. Raises InvalidArgument."""
+    return _put(parse_json(raw, "command"), "command")
+
+
+def parse_exchange(raw: bytes) -> Exchange:
+    """Read a DoExchange command. Raises InvalidArgument."""
+    body = parse_json(raw, "command")
+    if len(body) != 1 or next(iter(body)) not in ("append", "ingest"):
+        raise InvalidArgument('the command must be {"append": {...}} or {"ingest": {...}}')
+    ((kind, inner),) = body.items()
+    if not isinstance(inner, dict):
+        raise InvalidArgument(f'"{kind}" must be a JSON object')
+    put = _put(inner, f'"{kind}"')
+    if kind == "append" and put.mode != "append":
+        raise InvalidArgument('"append" has the one mode "append"')
+    return Exchange(kind, put)
+
+
+def parse_sequence(raw: bytes) -> int:
+    """Return the sequence in a batch's metadata. Raises InvalidArgument."""
+    try:
+        body = json.loads(raw)
+    except (ValueError, RecursionError) as error:
+        raise InvalidArgument("a batch's metadata is not JSON") from error
+    sequence = body.get("sequence") if isinstance(body, dict) else body
+    if not isinstance(sequence, int) or isinstance(sequence, bool) or not 0 <= sequence < 2**63:
+        raise InvalidArgument('a batch\'s metadata must be {"sequence": n} with n from 0 to 2^63 - 1')
+    return sequence
+
+
+def ack(sequence: int, rows: int, commit: int) -> bytes:
+    """Return the message that acknowledges one write of a stream. Written by hand: it is on the hot path."""
+    return b'{"sequence":%d,"rows":%d,"commit":%d}' % (sequence, rows, commit)
+
+
+def rejection(sequence: int | None, error: DucktowerError) -> bytes:
+    """Return the message that refuses one write of a stream, or without a sequence, ends the stream."""
+    body: dict[str, Any] = {} if sequence is None else {"sequence": sequence}
+    return to_json({**body, "error": error_body(error)})
+
+
+def error_body(error: DucktowerError) -> dict[str, Any]:
+    """Return an error as JSON."""
+    return {"code": error.code, "message": error.message, "retryable": error.retryable}
+
+
+def error_from_body(body: Any) -> DucktowerError:
+    """Return the error that `error_body` wrote; InternalError when its code is unknown here."""
+    if not isinstance(body, Mapping):
+        return InternalError(str(body))
+    return CODES.get(str(body.get("code")), InternalError)(str(body.get("message")))
+
+
+def _put(body: dict[str, Any], what: str) -> Put:
+    for name in _RESERVED & body.keys():
+        raise InvalidArgument(f'"{name}" in the {what}: repeatable writes are not offered by this server')
+    _known(body, _PUT_FIELDS, what)
+    table, schema, mode = body.get("table"), body.get("schema") or "main", body.get("mode") or "append"
+    key = body.get("key") or []
+    if not isinstance(table, str) or not table:
+        raise InvalidArgument(f'the {what} needs "table": a string')
+    if not isinstance(schema, str) or not isinstance(mode, str):
+        raise InvalidArgument(f'"schema" and "mode" in the {what} must be strings')
+    if not isinstance(key, list) or not all(isinstance(column, str) for column in key):
+        raise InvalidArgument(f'"key" in the {what} must be a list of strings')
+    return Put(table, schema, mode, tuple(key))
+
+
+def _known(body: dict[str, Any], known: set[str], what: str) -> None:
+    for name in body.keys() - known:
+        raise InvalidArgument(f'"{name}" in the {what} is none of {", ".join(sorted(known))}')
+
+
+def _parameters_to_json(parameters: Parameters) -> dict[str, Any]:
+    if parameters is None:
+        return {}
+    if _is_plain(parameters):
+        return {"parameters": parameters}
+    names = list(parameters) if isinstance(parameters, dict) else [str(i) for i in range(len(parameters))]
+    values = list(parameters.values()) if isinstance(parameters, dict) else parameters
+    try:
+        batch = pa.record_batch([pa.array([value]) for value in values], names=names)
+    except (pa.ArrowException, TypeError) as error:
+        raise InvalidArgument(f"a parameter has a type that Arrow cannot carry: {error}") from error
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, batch.schema) as writer:
+        writer.write_batch(batch)
+    body: dict[str, Any] = {"arrow_parameters": base64.b64encode(sink.getvalue()).decode()}
+    # Names that are positions would look the same as a list: say which it was.
+    return body if isinstance(parameters, dict) else {**body, "parameters": []}
+
+
+def _parameters_from_json(body: dict[str, Any], what: str) -> Parameters:
+    plain = body.get("parameters")
+    if plain is not None and not isinstance(plain, (list, dict)):
+        raise InvalidArgument(f'"parameters" in the {what} must be a list or an object')
+    encoded = body.get("arrow_parameters")
+    if encoded is None:
+        return plain
+    try:
+        with pa.ipc.open_stream(base64.b64decode(encoded, validate=True)) as reader:
+            (row,) = reader.read_all().to_pylist()
+    except (ValueError, TypeError, OSError, pa.ArrowException) as error:
+        raise InvalidArgument(f'"arrow_parameters" in the {what} is no Arrow IPC stream of one row') from error
+    return list(row.values()) if isinstance(plain, list) else row
+
+
+def _is_plain(value: Any) -> bool:
+    """Whether JSON carries the value as it is (an int beyond 64 bits included: Python's JSON is exact)."""
+    match value:
+        case None | bool() | int() | str():
+            return True
+        case float():
+            return value == value and abs(value) != float("inf")  # noqa: PLR0124 - NaN
+        case list():
+            return all(_is_plain(item) for item in value)
+        case dict():
+            return all(isinstance(name, str) and _is_plain(item) for name, item in value.items())
+        case _:
+            return False

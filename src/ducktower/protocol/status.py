@@ -1,0 +1,117 @@
+"""Our errors <-> Flight's statuses: one table for both directions.
+
+The code travels in the text as `[CODE] message`, because several codes share a gRPC status; the status is for
+clients that know no codes. Owns that table. Must never decide on any other part of a text.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.flight as flight
+
+from ..errors import (
+    Cancelled,
+    Conflict,
+    ConstraintViolation,
+    DucktowerError,
+    Forbidden,
+    InternalError,
+    InvalidArgument,
+    InvalidSQL,
+    LimitExceeded,
+    Overloaded,
+    SchemaMismatch,
+    TableExists,
+    TableNotFound,
+    TimedOut,
+    Unauthenticated,
+    Unavailable,
+    coded_text,
+    from_coded_text,
+)
+
+__all__ = ["from_flight", "to_flight"]
+
+
+class _Muted(type):
+    """Metaclass of exceptions whose traceback must not reach the client.
+
+    Arrow appends a formatted traceback to the status of every Python exception that is no FlightError. It asks
+    the `traceback` module for it, which needs the class's `__qualname__`; without one only the name is sent.
+    """
+
+    def __getattribute__(cls, name: str) -> Any:
+        if name == "__qualname__":
+            raise AttributeError(name)
+        return super().__getattribute__(name)
+
+
+class DucktowerStatusInvalid(pa.ArrowInvalid, metaclass=_Muted):
+    """Sent as INVALID_ARGUMENT."""
+
+
+class DucktowerStatusNotFound(pa.ArrowKeyError, metaclass=_Muted):
+    """Sent as NOT_FOUND."""
+
+
+class DucktowerStatusUnimplemented(pa.ArrowNotImplementedError, metaclass=_Muted):
+    """Sent as UNIMPLEMENTED."""
+
+
+_STATUS: dict[type[DucktowerError], type[Exception]] = {
+    InvalidArgument: DucktowerStatusInvalid,
+    InvalidSQL: DucktowerStatusInvalid,
+    TableNotFound: DucktowerStatusNotFound,
+    TableExists: DucktowerStatusInvalid,
+    SchemaMismatch: DucktowerStatusInvalid,
+    ConstraintViolation: DucktowerStatusInvalid,
+    LimitExceeded: DucktowerStatusInvalid,
+    Unauthenticated: flight.FlightUnauthenticatedError,
+    Forbidden: flight.FlightUnauthorizedError,
+    # pyarrow can send neither ABORTED nor RESOURCE_EXHAUSTED; UNAVAILABLE tells every client to try again.
+    Conflict: flight.FlightUnavailableError,
+    Overloaded: flight.FlightUnavailableError,
+    Unavailable: flight.FlightUnavailableError,
+    TimedOut: flight.FlightTimedOutError,
+    # Not FlightCancelledError: within DoGet it makes pyarrow's client raise KeyboardInterrupt.
+    Cancelled: flight.FlightServerError,
+    InternalError: flight.FlightInternalError,
+}
+
+_UNCODED: tuple[tuple[type[BaseException], type[DucktowerError]], ...] = (
+    # What gRPC and foreign servers send without a code of ours.
+    (flight.FlightUnavailableError, Unavailable),
+    (flight.FlightTimedOutError, TimedOut),
+    (flight.FlightCancelledError, Cancelled),
+    (flight.FlightUnauthenticatedError, Unauthenticated),
+    (flight.FlightUnauthorizedError, Forbidden),
+    (pa.ArrowCancelled, Cancelled),
+    (pa.ArrowKeyError, TableNotFound),
+    (pa.ArrowInvalid, InvalidArgument),
+)
+
+
+def to_flight(error: DucktowerError, bytes_max: int) -> Exception:
+    """Return the exception that makes pyarrow's server answer with this error and nothing more."""
+    kind = _STATUS[next(base for base in type(error).__mro__ if base in _STATUS)]
+    return kind(coded_text(error, bytes_max))
+
+
+def unimplemented(what: str) -> Exception:
+    """Return the exception for a call that this server does not offer."""
+    return DucktowerStatusUnimplemented(coded_text(InvalidArgument(f"{what} is not offered by this server")))
+
+
+def from_flight(error: BaseException) -> DucktowerError:
+    """Return the error of ours that a call on the client's side failed with."""
+    coded = from_coded_text(str(error))
+    if coded is not None:
+        return coded
+    line = str(error).strip().split("\n", 1)[0]
+    line = line.split(". gRPC client debug context", 1)[0].split(". Detail: ", 1)[0]
+    for theirs, ours in _UNCODED:
+        if isinstance(error, theirs):
+            return ours(line.removeprefix("Flight returned unavailable error, with message: "))
+    return InternalError(f"{type(error).__name__}: {line}")

@@ -1,0 +1,5 @@
+"""The server: listens, translates, decides nothing about data."""
+
+from .serving import FlightServer, serve
+
+__all__ = ["FlightServer", "serve"]

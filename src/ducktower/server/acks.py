@@ -1,0 +1,155 @@
+"""Acknowledgements of open streams, written by one thread for all of them.
+
+The committing thread must not write to a client: one that stopped reading would hold everybody's commits. A
+thread for each stream would cost a thread switch for each write. So one worker writes for all streams, and a
+supervisor starts another worker when that one is held up by a client; each stream's order is kept because only
+one worker at a time serves it.
+
+Owns the workers and the outboxes. Must never touch the engine.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections import deque
+from typing import Any
+
+import pyarrow as pa
+
+__all__ = ["AckPump", "Outbox"]
+
+log = logging.getLogger(__name__)
+
+_LOOK_EVERY_SECONDS = 0.05
+_SPARE_WORKER_SECONDS = 5.0
+
+
+class Outbox:
+    """What one stream still has to be told. `post` may come from any thread and never blocks."""
+
+    def __init__(self, pump: AckPump, writer: Any) -> None:
+        self._pump = pump
+        self._writer = writer
+        # Guarded by _lock: everything below. Waited on by the stream's own thread alone.
+        self._lock = threading.Lock()
+        self._settled = threading.Condition(self._lock)
+        self._messages: deque[bytes] = deque()
+        self._scheduled = False
+        self._owed = 0
+        self._broken = False
+
+    def owe(self, most: int) -> bool:
+        """Count a write that will be answered, once fewer than `most` wait; False when the client is gone."""
+        with self._lock:
+            if self._owed >= most:
+                self._settled.wait_for(lambda: self._owed < most or self._broken)
+            self._owed += 1
+            return not self._broken
+
+    def tell(self, message: bytes) -> None:
+        """Have a message sent that answers no write."""
+        with self._lock:
+            self._owed += 1
+        self.post(message)
+
+    def post(self, message: bytes) -> None:
+        """Have the answer to a write sent."""
+        with self._lock:
+            self._messages.append(message)
+            if self._scheduled:
+                return
+            self._scheduled = True
+        self._pump.schedule(self)
+
+    def settle(self) -> bool:
+        """Wait until every write was answered; False when the client is gone."""
+        with self._lock:
+            self._settled.wait_for(lambda: self._owed == 0 or (self._broken and not self._scheduled))
+            return not self._broken
+
+    def drain(self) -> None:
+        """Send what waits. Called by one worker at a time."""
+        while True:
+            with self._lock:
+                messages = list(self._messages)
+                self._messages.clear()
+                if not messages:
+                    self._scheduled = False
+                    self._settled.notify()
+                    return
+            try:
+                if not self._broken:
+                    for message in messages:
+                        self._writer.write_metadata(message)
+            except (pa.ArrowException, OSError):
+                self._broken = True
+            with self._lock:
+                self._owed -= len(messages)
+                self._settled.notify()
+
+
+class AckPump:
+    """The workers. One is enough while no client holds it up."""
+
+    def __init__(self, workers_max: int) -> None:
+        self._workers_max = workers_max
+        # Guarded by _lock: everything below.
+        self._lock = threading.Lock()
+        self._work = threading.Condition(self._lock)
+        self._ready: deque[Outbox] = deque()
+        self._idle = 0
+        self._workers = 0
+        self._taken = 0
+        self._closed = False
+        with self._lock:
+            self._start_worker()
+        self._supervisor = threading.Thread(target=self._supervise, name="ducktower-acks-look", daemon=True)
+        self._closing = threading.Event()
+        self._supervisor.start()
+
+    def schedule(self, outbox: Outbox) -> None:
+        """Have a worker drain the outbox."""
+        with self._lock:
+            self._ready.append(outbox)
+            if self._idle:
+                self._work.notify()
+
+    def close(self) -> None:
+        """End the workers once nothing waits."""
+        self._closing.set()
+        with self._lock:
+            self._closed = True
+            self._work.notify_all()
+        self._supervisor.join()
+
+    def _start_worker(self) -> None:
+        self._workers += 1
+        threading.Thread(target=self._run, name="ducktower-acks", daemon=True).start()
+
+    def _run(self) -> None:
+        while True:
+            with self._lock:
+                while not self._ready:
+                    if self._closed:
+                        self._workers -= 1
+                        return
+                    self._idle += 1
+                    woken = self._work.wait(_SPARE_WORKER_SECONDS if self._workers > 1 else None)
+                    self._idle -= 1
+                    if not woken and not self._ready and self._workers > 1:
+                        self._workers -= 1
+                        return
+                outbox = self._ready.popleft()
+                self._taken += 1
+            outbox.drain()
+
+    def _supervise(self) -> None:
+        seen = -1
+        while not self._closing.wait(_LOOK_EVERY_SECONDS):
+            with self._lock:
+                stuck = self._ready and not self._idle and self._taken == seen
+                seen = self._taken
+                if stuck and self._workers < self._workers_max:
+                    log.info("a client does not read its acknowledgements; starting worker %d", self._workers + 1)
+                    self._start_worker()

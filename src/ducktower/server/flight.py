@@ -1,0 +1,99 @@
+"""The listener: a Flight RPC arrives, its handler runs, the answer or one clean error goes back.
+
+Owns the translation of failures at the seam and the admission of calls. Must never know what a handler does.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+import pyarrow.flight as flight
+
+from ..config import ServerConfig
+from ..engine import Caller
+from ..errors import DucktowerError, InternalError, Overloaded, Unavailable
+from ..protocol.status import to_flight
+from .plain_flight import PlainFlight
+
+__all__ = ["Listener"]
+
+log = logging.getLogger(__name__)
+
+
+class Listener(flight.FlightServerBase):
+    """gRPC calls each of these from a thread of its own, one thread for each call in flight."""
+
+    def __init__(self, location: str, config: ServerConfig, plain: PlainFlight) -> None:
+        self._config = config
+        self._plain = plain
+        self._places = threading.BoundedSemaphore(config.calls_in_flight_max)
+        self._stopping = False  # set once, by the thread that stops the server
+        super().__init__(location)
+
+    def stop_accepting(self) -> None:
+        """Answer every further call with UNAVAILABLE; those in flight go on."""
+        self._stopping = True
+
+    def do_get(self, context: Any, ticket: Any) -> Any:
+        """Stream a query's result natively."""
+        with self._call(context) as caller:
+            return flight.RecordBatchStream(self._plain.get(ticket.ticket, caller))
+
+    def get_flight_info(self, context: Any, descriptor: Any) -> Any:
+        """Describe a query or a table."""
+        with self._call(context) as caller:
+            return self._plain.info(descriptor, caller)
+
+    def get_schema(self, context: Any, descriptor: Any) -> Any:
+        """Describe a query's or a table's columns."""
+        with self._call(context) as caller:
+            return flight.SchemaResult(self._plain.info(descriptor, caller).schema)
+
+    def list_flights(self, context: Any, criteria: bytes) -> Any:  # noqa: ARG002 - no criteria are defined
+        """List all tables."""
+        with self._call(context):
+            return iter(list(self._plain.list()))
+
+    def do_put(self, context: Any, descriptor: Any, reader: Any, writer: Any) -> None:
+        """Store a stream and answer once it is durable."""
+        with self._call(context) as caller:
+            writer.write(self._plain.put(descriptor, reader, caller))
+
+    def do_exchange(self, context: Any, descriptor: Any, reader: Any, writer: Any) -> None:
+        """Serve an open stream of writes."""
+        with self._call(context) as caller:
+            self._plain.exchange(descriptor, reader, writer, caller)
+
+    def list_actions(self, context: Any) -> Any:
+        """Name the actions."""
+        with self._call(context):
+            return self._plain.actions()
+
+    def do_action(self, context: Any, action: Any) -> Any:
+        """Run an action."""
+        with self._call(context) as caller:
+            body = action.body.to_pybytes() if action.body is not None else b""
+            return iter([flight.Result(part) for part in self._plain.act(action.type, body, caller)])
+
+    @contextlib.contextmanager
+    def _call(self, context: Any) -> Iterator[Caller]:
+        """Admit a call, and let nothing out of it but an error of ours."""
+        if not self._places.acquire(blocking=False):
+            error = Overloaded(f"{self._config.calls_in_flight_max} calls are in flight already")
+            raise to_flight(error, self._config.error_bytes_max)
+        try:
+            if self._stopping:
+                raise Unavailable("the server is stopping")
+            yield Caller(peer=context.peer(), gone=context.is_cancelled)
+        except DucktowerError as error:
+            raise to_flight(error, self._config.error_bytes_max) from None
+        except Exception as error:
+            log.exception("a call failed in a way that it must not")
+            hidden = InternalError(f"the server failed ({type(error).__name__}); its log has the details")
+            raise to_flight(hidden, self._config.error_bytes_max) from None
+        finally:
+            self._places.release()

@@ -1,0 +1,252 @@
+"""Plain Flight: what each ticket, descriptor and action asks of the engine.
+
+Owns the translation between the words of `protocol` and those of the engine. Must never listen, and holds no
+SQL of its own.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import pyarrow as pa
+import pyarrow.flight as flight
+
+from ..config import ServerConfig
+from ..engine import Caller, Engine, Receipt, Target
+from ..engine.words import Outcome
+from ..errors import Cancelled, DucktowerError, InvalidArgument, LimitExceeded, Unavailable
+from ..protocol import commands
+from .acks import AckPump, Outbox
+
+__all__ = ["PlainFlight"]
+
+log = logging.getLogger(__name__)
+
+_IPC_PIECE_BYTES = 2 * 1024 * 1024
+
+
+class _Action(NamedTuple):
+    description: str
+    run: Callable[[dict[str, Any], Caller], Iterator[bytes]]
+
+
+class PlainFlight:
+    """The handlers. Each runs in the thread of its call and raises errors of `ducktower.errors`."""
+
+    def __init__(self, engine: Engine, config: ServerConfig) -> None:
+        self._engine = engine
+        self._config = config
+        self._acks = AckPump(workers_max=config.calls_in_flight_max)
+        self._lock = threading.Lock()  # guards _open_streams
+        self._open_streams: set[Outbox] = set()
+        self._actions: dict[str, _Action] = {
+            "health": _Action("State of the server and its database.", self._health),
+            "execute": _Action(
+                'SQL that writes: {"query": SQL, "parameters": [...]}; answers {"rows", "commit"}, then the '
+                "returned rows as an Arrow IPC stream in pieces.",
+                self._execute,
+            ),
+            "tables": _Action("All tables and views, as an Arrow IPC stream in pieces.", self._tables),
+            "statistics": _Action("Counters and latencies since the start.", self._statistics),
+            "sessions": _Action("Calls that run now.", self._sessions),
+            "cancel": _Action('End a running call: {"id": n}.', self._cancel),
+            "checkpoint": _Action("Write the WAL into the database file.", self._checkpoint),
+        }
+
+    # -- reading --------------------------------------------------------------------------------------
+
+    def get(self, ticket: bytes, caller: Caller) -> Any:
+        """DoGet: return a native pyarrow.RecordBatchReader."""
+        query = commands.parse_query(ticket)
+        return self._engine.read(query.sql, query.parameters, caller)
+
+    def info(self, descriptor: Any, caller: Caller) -> Any:
+        """GetFlightInfo of a query or of a table."""
+        if descriptor.descriptor_type == flight.DescriptorType.CMD:
+            query = commands.parse_query(descriptor.command, "command")
+            schema = self._engine.describe(query.sql, query.parameters, caller)
+            return _flight_info(schema, descriptor, descriptor.command, rows=-1)
+        schema_name, table = commands.parse_path(descriptor.path)
+        return self._table_info(Target(table, schema_name), descriptor)
+
+    def list(self) -> Iterator[Any]:
+        """ListFlights: every table."""
+        for row in self._engine.tables().to_pylist():
+            target = Target(row["table_name"], row["schema_name"])
+            try:
+                yield self._table_info(
+                    target, flight.FlightDescriptor.for_path(target.schema, target.table)
+                )
+            except DucktowerError as error:
+                log.info("table %s is left out of the list: %s", target.label, error)
+
+    def _table_info(self, target: Target, descriptor: Any) -> Any:
+        schema, rows = self._engine.table_info(target)
+        return _flight_info(schema, descriptor, self._engine.table_query(target).encode(), rows)
+
+    # -- writing --------------------------------------------------------------------------------------
+
+    def put(self, descriptor: Any, reader: Any, caller: Caller) -> bytes:
+        """DoPut: store the stream, return the one answer."""
+        if descriptor.descriptor_type == flight.DescriptorType.CMD:
+            target = _target(commands.parse_put(descriptor.command))
+        else:
+            schema_name, table = commands.parse_path(descriptor.path)
+            target = Target(table, schema_name)
+        return _receipt(self._engine.put(target, _native(reader), caller))
+
+    def exchange(self, descriptor: Any, reader: Any, writer: Any, caller: Caller) -> None:
+        """DoExchange: one stream of many small writes, or one write that its client can still call off."""
+        if descriptor.descriptor_type != flight.DescriptorType.CMD:
+            raise InvalidArgument("DoExchange needs a command, not a path")
+        command = commands.parse_exchange(descriptor.command)
+        target = _target(command.put)
+        if command.kind == "ingest":
+            writer.write_metadata(_receipt(self._engine.put(target, _native(reader), caller)))
+        else:
+            outbox = Outbox(self._acks, writer)
+            with self._lock:
+                self._open_streams.add(outbox)
+            try:
+                self._append(target, reader, outbox, caller)
+            finally:
+                with self._lock:
+                    self._open_streams.discard(outbox)
+
+    def _append(self, target: Target, reader: Any, outbox: Outbox, caller: Caller) -> None:
+        """Queue each batch as a write of its own; answers go out as their commits return."""
+        schema = _schema_of(reader).remove_metadata()
+        sequence = 0
+        while True:
+            try:
+                chunk = reader.read_chunk()
+            except StopIteration:
+                break
+            except (pa.ArrowException, OSError) as error:
+                outbox.settle()
+                raise Cancelled("the client went away during its stream") from error
+            if chunk.data is None:
+                continue
+            metadata = chunk.app_metadata
+            sequence = commands.parse_sequence(metadata.to_pybytes()) if metadata is not None else sequence + 1
+            if not outbox.owe(self._config.stream_writes_in_flight_max):
+                raise Cancelled("the client went away during its stream")
+            self._submit(target, schema, chunk.data, sequence, outbox)
+        if not outbox.settle() or caller.gone():
+            raise Cancelled("the client went away during its stream")
+
+    def _submit(self, target: Target, schema: Any, batch: Any, sequence: int, outbox: Outbox) -> None:
+        def done(outcome: Outcome) -> None:
+            if isinstance(outcome, Receipt):
+                outbox.post(commands.ack(sequence, outcome.rows, outcome.commit))
+            else:
+                outbox.post(commands.rejection(sequence, outcome))
+
+        try:
+            nbytes = batch.nbytes
+            if nbytes > self._engine.config.group_bytes_max:
+                raise LimitExceeded(
+                    f"a write of a stream has {nbytes} bytes, the limit is "
+                    f"{self._engine.config.group_bytes_max}; send it with ingest"
+                )
+            self._engine.submit(target, schema, [batch.replace_schema_metadata(None)], nbytes, done)
+        except DucktowerError as error:
+            outbox.post(commands.rejection(sequence, error))
+
+    # -- actions --------------------------------------------------------------------------------------
+
+    def actions(self) -> list[tuple[str, str]]:
+        """ListActions: names and descriptions."""
+        return [(name, action.description) for name, action in self._actions.items()]
+
+    def act(self, name: str, body: bytes, caller: Caller) -> Iterator[bytes]:
+        """DoAction: yield the results' bodies."""
+        action = self._actions.get(name)
+        if action is None:
+            raise InvalidArgument(f'action "{name}" is none of {", ".join(self._actions)}')
+        if len(body) > self._config.action_bytes_max:
+            raise LimitExceeded(f"the action's body has {len(body)} bytes, the limit is {self._config.action_bytes_max}")
+        arguments = {} if name == "execute" or not body else commands.parse_json(body, "action's body")
+        if name == "execute":
+            arguments = {"raw": body}
+        yield from action.run(arguments, caller)
+
+    def _health(self, _arguments: dict[str, Any], _caller: Caller) -> Iterator[bytes]:
+        yield commands.to_json(self._engine.health())
+
+    def _statistics(self, _arguments: dict[str, Any], _caller: Caller) -> Iterator[bytes]:
+        yield commands.to_json(self._engine.statistics())
+
+    def _sessions(self, _arguments: dict[str, Any], _caller: Caller) -> Iterator[bytes]:
+        yield commands.to_json({"sessions": self._engine.running()})
+
+    def _execute(self, arguments: dict[str, Any], caller: Caller) -> Iterator[bytes]:
+        query = commands.parse_query(arguments["raw"], "action's body")
+        done = self._engine.execute(query.sql, query.parameters, caller)
+        yield commands.to_json({"rows": done.rows, "commit": done.commit})
+        if done.table is not None:
+            yield from _ipc_pieces(done.table)
+
+    def _tables(self, _arguments: dict[str, Any], _caller: Caller) -> Iterator[bytes]:
+        yield from _ipc_pieces(self._engine.tables())
+
+    def _cancel(self, arguments: dict[str, Any], _caller: Caller) -> Iterator[bytes]:
+        number = arguments.get("id")
+        if not isinstance(number, int) or isinstance(number, bool):
+            raise InvalidArgument('"cancel" needs {"id": n}, an id that "sessions" shows')
+        yield commands.to_json({"cancelled": self._engine.cancel(number)})
+
+    def _checkpoint(self, _arguments: dict[str, Any], _caller: Caller) -> Iterator[bytes]:
+        self._engine.checkpoint()
+        yield commands.to_json({"commit": self._engine.commit})
+
+    def close(self) -> None:
+        """Ask the clients of open streams to end them, and end the acknowledging threads."""
+        farewell = commands.rejection(None, Unavailable("the server is stopping"))
+        with self._lock:
+            streams = list(self._open_streams)
+        for outbox in streams:
+            outbox.tell(farewell)
+        self._acks.close()
+
+
+def _target(put: commands.Put) -> Target:
+    return Target(put.table, put.schema, put.mode, put.key)  # type: ignore[arg-type]  # Target checks the mode
+
+
+def _receipt(receipt: Receipt) -> bytes:
+    return b'{"rows":%d,"commit":%d}' % receipt
+
+
+def _schema_of(reader: Any) -> Any:
+    try:
+        return reader.schema
+    except (pa.ArrowException, OSError) as error:
+        raise InvalidArgument("the stream has no Arrow schema") from error
+
+
+def _native(reader: Any) -> Any:
+    _schema_of(reader)
+    return reader.to_reader()
+
+
+def _flight_info(schema: Any, descriptor: Any, ticket: bytes, rows: int) -> Any:
+    return flight.FlightInfo(
+        schema,
+        descriptor,
+        [flight.FlightEndpoint(flight.Ticket(ticket), [])],
+        total_records=rows,
+        total_bytes=-1,
+    )
+
+
+def _ipc_pieces(table: Any) -> Iterator[bytes]:
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, table.schema) as writer:
+        writer.write_table(table)
+    buffer = sink.getvalue()
+    for start in range(0, buffer.size, _IPC_PIECE_BYTES):
+        yield buffer.slice(start, min(_IPC_PIECE_BYTES, buffer.size - start)).to_pybytes()

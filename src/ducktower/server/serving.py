@@ -1,0 +1,151 @@
+"""A server's life: open the engine, listen, drain, checkpoint, close.
+
+Owns the order of these steps. Must never look into a call.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import socket
+import threading
+from types import TracebackType
+from typing import Any
+
+from ..config import EngineConfig, ServerConfig
+from ..engine import Engine
+from ..errors import InvalidArgument, Unavailable
+from .auth import check_address
+from .flight import Listener
+from .plain_flight import PlainFlight
+
+__all__ = ["FlightServer", "serve"]
+
+log = logging.getLogger(__name__)
+
+_SHUTDOWN_WAIT_SECONDS = 2.0
+
+
+class FlightServer:
+    """One DuckDB database, served. Use it as a context manager, or call `start` and `close`.
+
+    Raises, from `start`: Unavailable when the port or the database file is taken, InvalidArgument for a file
+    that is no database, Forbidden for an address that needs `insecure`.
+    """
+
+    def __init__(self, engine: EngineConfig | None = None, server: ServerConfig | None = None) -> None:
+        self._engine_config = engine or EngineConfig()
+        self._config = server or ServerConfig()
+        # Set by start, used by close; both belong to the thread that owns the server, except that close may
+        # come from another one once.
+        self._engine: Engine | None = None
+        self._plain: PlainFlight | None = None
+        self._listener: Listener | None = None
+        self._closing = threading.Lock()
+        self._closed = threading.Event()
+
+    def start(self) -> FlightServer:
+        """Open the database and accept calls. Returns itself."""
+        check_address(self._config)
+        _probe_port(self._config.host, self._config.port)
+        self._engine = Engine(self._engine_config)
+        try:
+            self._plain = PlainFlight(self._engine, self._config)
+            host = f"[{self._config.host}]" if ":" in self._config.host else self._config.host
+            self._listener = Listener(f"grpc://{host}:{self._config.port}", self._config, self._plain)
+        except BaseException as error:
+            self._engine.close(0)
+            if isinstance(error, OSError):
+                raise Unavailable(f"cannot listen on {self._config.host}:{self._config.port}") from error
+            raise
+        return self
+
+    @property
+    def port(self) -> int:
+        """The port that is listened on."""
+        return int(self._started().port)
+
+    @property
+    def url(self) -> str:
+        """What clients connect to."""
+        host = self._config.host
+        if host in ("0.0.0.0", "::"):  # noqa: S104 - a place to connect to, not to listen on
+            host = "127.0.0.1"
+        return f"grpc://[{host}]:{self.port}" if ":" in host else f"grpc://{host}:{self.port}"
+
+    @property
+    def engine(self) -> Engine:
+        """The engine behind the server, for use in the same process."""
+        self._started()
+        assert self._engine is not None  # noqa: S101 - start sets both
+        return self._engine
+
+    def wait(self, timeout_seconds: float | None = None) -> bool:
+        """Wait until the server is closed; False when the time was over first."""
+        return self._closed.wait(timeout_seconds)
+
+    def close(self) -> None:
+        """Stop accepting, finish what is in flight within `drain_seconds`, checkpoint, close the database."""
+        with self._closing:
+            if self._closed.is_set() or self._engine is None:
+                return
+            if self._listener is not None:
+                self._listener.stop_accepting()
+            self._engine.close(self._config.drain_seconds)
+            if self._plain is not None:
+                self._plain.close()
+            if self._listener is not None:
+                # It waits for every call, and a client may hold a stream open for ever: the thread is left
+                # behind then. Nothing is lost by that, the database is closed.
+                stopping = threading.Thread(target=self._listener.shutdown, name="ducktower-stop", daemon=True)
+                stopping.start()
+                stopping.join(_SHUTDOWN_WAIT_SECONDS)
+            self._closed.set()
+
+    def __enter__(self) -> FlightServer:
+        return self if self._listener is not None else self.start()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _started(self) -> Any:
+        if self._listener is None:
+            raise InvalidArgument("the server was not started")
+        return self._listener
+
+
+def serve(
+    database: str = ":memory:", *, host: str = "127.0.0.1", port: int = 0, **settings: Any
+) -> FlightServer:
+    """Serve a database from this process and return the running server.
+
+    `port` 0 picks a free one; `settings` are fields of EngineConfig and ServerConfig. Raises as FlightServer
+    does, and InvalidArgument for an unknown setting.
+    """
+    engine: dict[str, Any] = {"database": str(database)}
+    server: dict[str, Any] = {"host": host, "port": port}
+    for name, value in settings.items():
+        if name in EngineConfig.__dataclass_fields__:
+            engine[name] = value
+        elif name in ServerConfig.__dataclass_fields__:
+            server[name] = value
+        else:
+            raise InvalidArgument(f'setting "{name}" does not exist')
+    return FlightServer(EngineConfig(**engine), ServerConfig(**server)).start()
+
+
+def _probe_port(host: str, port: int) -> None:
+    """Refuse a port that is taken: gRPC would say so on stderr alone."""
+    if port == 0:
+        return
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with contextlib.closing(socket.socket(family, socket.SOCK_STREAM)) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except PermissionError as error:
+            raise InvalidArgument(f"port {port} on {host} may not be used by this user") from error
+        except OSError as error:
+            raise Unavailable(f"port {port} on {host} is in use") from error
