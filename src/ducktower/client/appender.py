@@ -65,9 +65,9 @@ class PendingWrite:
         whether the write was stored), TimedOut when the time is over (then it may still be stored).
         """
         if self._outcome is None:
-            self._appender._complete(self, timeout_seconds)  # noqa: SLF001 - one thing in two classes
+            self._appender._complete(self, timeout_seconds)
         if isinstance(self._outcome, DucktowerError):
-            self._appender._reported(self)  # noqa: SLF001
+            self._appender._reported(self)
             raise self._outcome
         assert self._outcome is not None  # noqa: S101 - _complete raised otherwise
         return self._outcome
@@ -113,13 +113,13 @@ class _Clock:
             with self._lock:
                 watched = list(self._watched)
             for appender in watched:
-                if appender._look(now):  # noqa: SLF001
+                if appender._look(now):
                     busy_at = now
             del watched
             if now - busy_at > self._REST_AFTER_SECONDS:
                 with self._lock:
                     # An append may have come since the look: it saw `resting` unset and told nobody.
-                    if any(appender._buffered() for appender in self._watched):  # noqa: SLF001
+                    if any(appender._buffered() for appender in self._watched):
                         continue
                     self.resting = True
                     self._lock.wait()
@@ -316,7 +316,7 @@ class Appender:
         self._wait_for_room()
         with self._lock:
             if self._broken is not None:
-                write._settle(self._broken)  # noqa: SLF001
+                write._settle(self._broken)
                 return
             self._sequence += 1
             write.sequence = self._sequence
@@ -360,14 +360,14 @@ class Appender:
         with self._lock:
             threads = self._wake_sender is not None
         if not threads and deadline is None:
-            while write._outcome is None:  # noqa: SLF001
+            while write._outcome is None:
                 with self._read_lock:
-                    if write._outcome is None:  # noqa: SLF001
+                    if write._outcome is None:
                         self._read_one()
             return
         # A read cannot be given up, so who waits with a limit leaves the reading to the thread.
         self._start_threads()
-        if not write._wait(None if deadline is None else deadline - time.monotonic()):  # noqa: SLF001
+        if not write._wait(None if deadline is None else deadline - time.monotonic()):
             raise TimedOut(f"no acknowledgement within {timeout_seconds:g} seconds; the write may still be stored")
 
     def _read_one(self) -> bool:
@@ -403,13 +403,13 @@ class Appender:
             else:
                 self._failed.append(write)
             self._room.notify()
-        write._settle(outcome)  # noqa: SLF001
+        write._settle(outcome)
         return True
 
     def _refuse(self, write: PendingWrite, error: DucktowerError) -> None:
         with self._lock:
             self._failed.append(write)
-        write._settle(error)  # noqa: SLF001
+        write._settle(error)
 
     def _reported(self, write: PendingWrite) -> None:
         with self._lock:
@@ -421,7 +421,7 @@ class Appender:
         if self._failed:
             write = self._failed.pop(0)
             rest = f" ({len(self._failed)} further writes were refused)" if self._failed else ""
-            error = write._outcome  # noqa: SLF001
+            error = write._outcome
             self._failed.clear()
             assert isinstance(error, DucktowerError)  # noqa: S101 - that is why it is in the list
             raise type(error)(error.message + rest)
@@ -446,9 +446,9 @@ class Appender:
             self._broken = type(found)(found.message + note)
             self._room.notify_all()
         for write in waiting:
-            write._settle(self._broken)  # noqa: SLF001
+            write._settle(self._broken)
         if unsent is not None:
-            unsent._settle(self._broken)  # noqa: SLF001
+            unsent._settle(self._broken)
 
     def _end(self) -> None:
         try:

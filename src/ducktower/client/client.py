@@ -164,9 +164,7 @@ class FlightClient:
 
         return self._retried(run, Unavailable, Overloaded)
 
-    def reader(
-        self, query: Any, parameters: Sequence[Any] | dict[str, Any] | None = None
-    ) -> pa.RecordBatchReader:
+    def reader(self, query: Any, parameters: Sequence[Any] | dict[str, Any] | None = None) -> pa.RecordBatchReader:
         """Run a query and return its result as a stream, in bounded memory, of one snapshot.
 
         Dropping or closing the reader ends the query on the server.
@@ -186,7 +184,7 @@ class FlightClient:
 
         Needs the extra `ducktower[ibis]`.
         """
-        import ibis  # noqa: PLC0415 - optional
+        import ibis
 
         schema = self.table_schema(table, schema_name)
         return ibis.table(ibis.Schema.from_pyarrow(schema), name=table, database=schema_name)
@@ -279,14 +277,14 @@ class FlightClient:
                         reader.cancel()
                         with contextlib.suppress(pa.ArrowException):
                             writer.close()  # else Arrow says on stderr that nobody did
-                        raise _SourceFailed(error) from error
+                        raise _SourceError(error) from error
                     try:
                         self._write_in_messages(writer, batch)
                     except (pa.ArrowException, OSError):
                         break  # the server refused the stream: what it said comes with the answer
                 writer.done_writing()
                 answer = reader.read_chunk().app_metadata
-            except _SourceFailed as failed:
+            except _SourceError as failed:
                 raise failed.error from None
             except StopIteration:
                 raise Unavailable("the server ended the stream; whether it was stored is not known") from None
@@ -349,7 +347,7 @@ def connect(
     )
 
 
-class _SourceFailed(Exception):
+class _SourceError(Exception):
     """Carries what a user's own reader raised past the translation."""
 
     def __init__(self, error: BaseException) -> None:

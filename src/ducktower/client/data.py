@@ -112,7 +112,7 @@ def query_sql(query: Any) -> str:
     if isinstance(query, str):
         return query
     if type(query).__module__.partition(".")[0] == "ibis":
-        from ibis.backends.sql.compilers import DuckDBCompiler  # noqa: PLC0415 - only who uses Ibis pays for it
+        from ibis.backends.sql.compilers import DuckDBCompiler
 
         return str(DuckDBCompiler().to_sqlglot(query.unbind()).sql(dialect="duckdb"))
     raise InvalidArgument(f"a query is SQL or an Ibis expression, not {type(query).__name__}")

@@ -17,7 +17,7 @@ from typing import Any, Literal
 
 from ..errors import Cancelled, DucktowerError, TimedOut, Unavailable
 
-__all__ = ["Call", "Calls", "Caller"]
+__all__ = ["Call", "Caller", "Calls"]
 
 log = logging.getLogger(__name__)
 
@@ -157,7 +157,7 @@ class Calls:
             self._running.pop(call.id, None)
         call.finish()
 
-    def list(self) -> list[dict[str, Any]]:
+    def describe(self) -> list[dict[str, Any]]:
         """Describe the running calls, oldest first."""
         return [call.describe() for call in self._snapshot()]
 

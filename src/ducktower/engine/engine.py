@@ -234,7 +234,7 @@ class Engine:
 
     def running(self) -> list[dict[str, Any]]:
         """Describe the calls that run now."""
-        return self._calls.list()
+        return self._calls.describe()
 
     def cancel(self, number: int) -> bool:
         """End the running call of that id; False when there is none."""
@@ -294,9 +294,7 @@ class Engine:
                 self._calls.finish(call)
                 lease.close()
 
-    def _put_small(
-        self, target: Target, schema: Any, batches: list[Any], nbytes: int, caller: Caller
-    ) -> Receipt:
+    def _put_small(self, target: Target, schema: Any, batches: list[Any], nbytes: int, caller: Caller) -> Receipt:
         if target.mode == "create_append":
             with self._cursor("read", "look at a table", target.label, caller) as (lease, _):
                 there = table_exists(lease.cursor, self._database.catalog, target)
@@ -332,9 +330,7 @@ class Engine:
     def _put_stream(self, target: Target, schema: Any, reader: Any, caller: Caller) -> Receipt:
         return self._put_alone(target, schema, caller, lambda load, retry: load.stream(reader, retry))
 
-    def _put_alone(
-        self, target: Target, schema: Any, caller: Caller, store: Callable[[Load, float], int]
-    ) -> Receipt:
+    def _put_alone(self, target: Target, schema: Any, caller: Caller, store: Callable[[Load, float], int]) -> Receipt:
         with self._cursor("large write", "upload", target.label, caller) as (lease, call):
             load = Load(lease, self._database.catalog, target, schema, call)
             rows = store(load, self.config.conflict_retry_seconds)

@@ -138,9 +138,7 @@ def create_sql(catalog: str, target: Target, sent: pa.Schema, columns: list[Colu
     return f"{verb} {table_name(catalog, target)} ({', '.join(parts)})"
 
 
-def insert_sql(
-    cursor: Any, catalog: str, target: Target, sent: pa.Schema, columns: list[Column], source: str
-) -> str:
+def insert_sql(cursor: Any, catalog: str, target: Target, sent: pa.Schema, columns: list[Column], source: str) -> str:
     """Return the statement that moves the rows of the registered `source` into the table.
 
     An upsert keeps the last of several rows with one key, and leaves columns that were not sent as they are.
@@ -223,9 +221,7 @@ def diagnose(
         except duckdb.Error as why:
             return does_not_fit(wanted.name, given.type, wanted.type, translate(why).message)
     differing = [
-        f'"{w.name}" (found {g.type}, wanted {w.type})'
-        for g, w in zip(sources, into, strict=True)
-        if g.type != w.type
+        f'"{w.name}" (found {g.type}, wanted {w.type})' for g, w in zip(sources, into, strict=True) if g.type != w.type
     ]
     return SchemaMismatch(f"{found.message}; columns that were cast: {', '.join(differing) or 'none'}")
 

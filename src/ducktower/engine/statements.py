@@ -16,9 +16,7 @@ __all__ = ["one_query", "only_counts", "runs_alone", "script"]
 _QUERIES = frozenset({"SELECT", "EXPLAIN", "MULTI"})
 """MULTI is what PIVOT becomes: its temporary enum type, then the SELECT."""
 
-_RUN_ALONE = frozenset(
-    {"ATTACH", "CALL", "COPY_DATABASE", "DETACH", "EXPORT", "LOAD", "PRAGMA", "SET", "VACUUM"}
-)
+_RUN_ALONE = frozenset({"ATTACH", "CALL", "COPY_DATABASE", "DETACH", "EXPORT", "LOAD", "PRAGMA", "SET", "VACUUM"})
 """Statements that DuckDB refuses inside a transaction, or that a transaction would not undo."""
 
 
@@ -68,6 +66,4 @@ def only_counts(statement: Any, result: Any, changed: int) -> bool:
         return result.column_names in ([], ["Count"], ["Success"])
     if result.column_names == ["Success"]:
         return True
-    return bool(
-        result.column_names == ["Count"] and result.num_rows == 1 and result.column(0)[0].as_py() == changed
-    )
+    return bool(result.column_names == ["Count"] and result.num_rows == 1 and result.column(0)[0].as_py() == changed)

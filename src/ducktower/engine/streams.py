@@ -142,7 +142,7 @@ class _Capsule:
     def __init__(self, capsule: Any) -> None:
         self._capsule = capsule
 
-    def __arrow_c_stream__(self, requested_schema: Any = None) -> Any:  # noqa: ARG002 - the protocol's
+    def __arrow_c_stream__(self, requested_schema: Any = None) -> Any:
         return self._capsule
 
 

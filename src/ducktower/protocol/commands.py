@@ -250,7 +250,7 @@ def _is_plain(value: Any) -> bool:
         case None | bool() | int() | str():
             return True
         case float():
-            return value == value and abs(value) != float("inf")  # noqa: PLR0124 - NaN
+            return value == value and abs(value) != float("inf")
         case list():
             return all(_is_plain(item) for item in value)
         case dict():

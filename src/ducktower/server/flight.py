@@ -56,7 +56,7 @@ class Listener(flight.FlightServerBase):
     def list_flights(self, context: Any, criteria: bytes) -> Any:  # noqa: ARG002 - no criteria are defined
         """List all tables."""
         with self._call(context):
-            return iter(list(self._plain.list()))
+            return iter(list(self._plain.infos()))
 
     def do_put(self, context: Any, descriptor: Any, reader: Any, writer: Any) -> None:
         """Store a stream and answer once it is durable."""

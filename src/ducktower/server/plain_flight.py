@@ -72,14 +72,12 @@ class PlainFlight:
         schema_name, table = commands.parse_path(descriptor.path)
         return self._table_info(Target(table, schema_name), descriptor)
 
-    def list(self) -> Iterator[Any]:
+    def infos(self) -> Iterator[Any]:
         """ListFlights: every table."""
         for row in self._engine.tables().to_pylist():
             target = Target(row["table_name"], row["schema_name"])
             try:
-                yield self._table_info(
-                    target, flight.FlightDescriptor.for_path(target.schema, target.table)
-                )
+                yield self._table_info(target, flight.FlightDescriptor.for_path(target.schema, target.table))
             except DucktowerError as error:
                 log.info("table %s is left out of the list: %s", target.label, error)
 
@@ -168,7 +166,9 @@ class PlainFlight:
         if action is None:
             raise InvalidArgument(f'action "{name}" is none of {", ".join(self._actions)}')
         if len(body) > self._config.action_bytes_max:
-            raise LimitExceeded(f"the action's body has {len(body)} bytes, the limit is {self._config.action_bytes_max}")
+            raise LimitExceeded(
+                f"the action's body has {len(body)} bytes, the limit is {self._config.action_bytes_max}"
+            )
         arguments = {} if name == "execute" or not body else commands.parse_json(body, "action's body")
         if name == "execute":
             arguments = {"raw": body}

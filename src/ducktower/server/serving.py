@@ -116,9 +116,7 @@ class FlightServer:
         return self._listener
 
 
-def serve(
-    database: str = ":memory:", *, host: str = "127.0.0.1", port: int = 0, **settings: Any
-) -> FlightServer:
+def serve(database: str = ":memory:", *, host: str = "127.0.0.1", port: int = 0, **settings: Any) -> FlightServer:
     """Serve a database from this process and return the running server.
 
     `port` 0 picks a free one; `settings` are fields of EngineConfig and ServerConfig. Raises as FlightServer
