@@ -3,6 +3,8 @@ PYTHON ?= python3
 VENV   ?= .venv
 BIN    := $(VENV)/bin
 UV     := 0.13.9
+# What the demo is given; Ctrl-C ends it sooner.
+DEMO   ?= --seconds 10
 
 .PHONY: help demo test lint format bench lock record clean
 
