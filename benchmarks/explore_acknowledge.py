@@ -144,9 +144,7 @@ def stream(url: str, window: int, seconds: float, barrier: Any, counts: list[int
 def streams(url: str, window: int, seconds: float, barrier: Any, answers: Any) -> None:
     """Run this process's share of the streams."""
     counts: list[int] = []
-    threads = [
-        threading.Thread(target=stream, args=(url, window, seconds, barrier, counts)) for _ in range(STREAMS)
-    ]
+    threads = [threading.Thread(target=stream, args=(url, window, seconds, barrier, counts)) for _ in range(STREAMS)]
     for thread in threads:
         thread.start()
     for thread in threads:

@@ -168,9 +168,7 @@ def how_batches_merge(connection: duckdb.DuckDBPyConnection, directory: Path, st
     return variants
 
 
-def what_a_transaction_costs(
-    connection: duckdb.DuckDBPyConnection, directory: Path, stack: ExitStack
-) -> Variants:
+def what_a_transaction_costs(connection: duckdb.DuckDBPyConnection, directory: Path, stack: ExitStack) -> Variants:
     """Autocommit against BEGIN and COMMIT, and a second table in the same transaction."""
     del directory, stack
     first = prepared_insert(connection, SwappedStream())
@@ -197,9 +195,7 @@ def what_a_transaction_costs(
         "autocommit, two tables, two commits": apart,
     }
     return {
-        f"{name}, {count} rows": timed(partial(way, rows(count)))
-        for count in (1, 64)
-        for name, way in ways.items()
+        f"{name}, {count} rows": timed(partial(way, rows(count))) for count in (1, 64) for name, way in ways.items()
     }
 
 
@@ -213,9 +209,7 @@ def how_many_committers(connection: duckdb.DuckDBPyConnection, directory: Path, 
         return partial(together, [partial(insert, batch) for insert in used])
 
     return {
-        f"{count} committing, {size} rows": measure(inserts[:count], rows(size))
-        for size in (1, 64)
-        for count in (1, 2)
+        f"{count} committing, {size} rows": measure(inserts[:count], rows(size)) for size in (1, 64) for count in (1, 2)
     }
 
 
@@ -352,9 +346,7 @@ def who_commits(connection: duckdb.DuckDBPyConnection, directory: Path, stack: E
 
     variants: Variants = {}
     for count in (1, 16, 64):
-        variants[f"committing thread, {count} waiting"] = partial(
-            together, writers(CommittingThread, 1, count)
-        )
+        variants[f"committing thread, {count} waiting"] = partial(together, writers(CommittingThread, 1, count))
         if count > 1:
             variants[f"two committing threads, {count} waiting"] = partial(
                 together, writers(CommittingThread, 2, count)

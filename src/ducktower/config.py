@@ -60,6 +60,8 @@ class EngineConfig(_Checked):
 
     query_timeout_seconds: float | None = 600.0
     """Longest run of one statement, its result's stream included; None is no limit."""
+    upload_timeout_seconds: float | None = 3600.0
+    """Longest run of one large write, the time spent waiting for its client included; None is no limit."""
     conflict_retry_seconds: float = 30.0
     """How long a statement that met a conflict is tried again before CONFLICT."""
     watch_interval_seconds: float = 0.02

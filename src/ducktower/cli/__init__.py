@@ -1,4 +1,4 @@
-"""The commands. Owns flags, environment variables, the terminal and exit statuses; holds no logic of the server."""
+"""The commands. Owns flags, environment variables, terminal and exit statuses; decides nothing about data."""
 
 from .app import main
 

@@ -73,7 +73,8 @@ def _print_version(wanted: bool) -> None:  # noqa: FBT001 - typer calls it with 
 def _root(
     *,
     version: Annotated[
-        bool, typer.Option("--version", is_eager=True, callback=_print_version, help="Show the version and exit.")
+        bool,
+        typer.Option("--version", is_eager=True, callback=_print_version, help="Show the version and exit."),
     ] = False,
 ) -> None:
     """Read the options that stand before the command."""
@@ -87,7 +88,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     try:
         result = app(
-            args=list(sys.argv[1:] if arguments is None else arguments), prog_name="ducktower", standalone_mode=False
+            args=list(sys.argv[1:] if arguments is None else arguments),
+            prog_name="ducktower",
+            standalone_mode=False,
         )
     except typer.TyperException as error:
         return _bad_usage(error)

@@ -91,7 +91,9 @@ def _write_json(
     for batch in reader:
         if batch.num_rows == 0:
             continue
-        lines = between.join(json_text(row) for row in flattened(batch, keep_numbers=True).to_pylist())
+        lines = between.join(
+            json_text(row) for row in flattened(batch, keep_numbers=True).to_pylist(maps_as_pydicts="lossy")
+        )
         sink.write(((between if rows else first) + lines).encode())
         rows += batch.num_rows
     sink.write((last if rows else empty).encode())

@@ -45,7 +45,7 @@ _SUFFIXES = {
 
 
 def format_of(path: str) -> Format | None:
-    """Return the format that a file's name tells, a compression's suffix left aside; None when it tells none."""
+    """Return the format that a file's name tells, beside a compression's suffix; None when it tells none."""
     suffixes = [suffix.lower() for suffix in PurePath(path).suffixes]
     while suffixes and suffixes[-1] in _COMPRESSION_SUFFIXES:
         suffixes.pop()
@@ -79,7 +79,12 @@ def _textual(column: pa.Array, *, keep_numbers: bool) -> pa.Array:
         return column.cast(pa.string())
     if pa.types.is_nested(kind) and keep_numbers:
         return column  # JSON has lists and objects of its own
-    return pa.array([None if value is None else _spelled(value) for value in column.to_pylist()], pa.string())
+    spelled = _spelled_map if pa.types.is_map(kind) else _spelled
+    return pa.array([None if value is None else spelled(value) for value in column.to_pylist()], pa.string())
+
+
+def _spelled_map(pairs: list[tuple[Any, Any]]) -> str:
+    return "{" + ", ".join(f"{json_text(key)}={json_text(value)}" for key, value in pairs) + "}"
 
 
 def _spelled(value: Any) -> str:
@@ -91,7 +96,7 @@ def json_text(value: Any) -> str:
     """Return a value as JSON text; what JSON has no number for (NaN, infinity) becomes a string."""
     try:
         return json.dumps(value, ensure_ascii=False, allow_nan=False, default=plain_json)
-    except ValueError:
+    except (ValueError, TypeError):
         return json.dumps(plain_json(value), ensure_ascii=False, allow_nan=False, default=plain_json)
 
 
@@ -106,7 +111,7 @@ def plain_json(value: Any) -> Any:
             return {str(key): plain_json(item) for key, item in value.items()}
         case bytes():
             return "".join(f"\\x{byte:02X}" for byte in value)
-        case tuple() if hasattr(value, "nanoseconds"):  # pyarrow's month-day-nanosecond interval
+        case _ if hasattr(value, "nanoseconds"):  # pyarrow's month-day-nanosecond interval
             return f"{value.months} months {value.days} days {value.nanoseconds // 1000} microseconds"
         case list() | tuple():
             return [plain_json(item) for item in value]

@@ -20,9 +20,11 @@ __all__ = ["DEFAULT_URL", "TlsCa", "Token", "Url", "client_of", "rate_of"]
 DEFAULT_URL = f"grpc://127.0.0.1:{DEFAULT_PORT}"
 
 _PANEL = "Connection"
+_RETRY_SECONDS = 2.0
 
 Url = Annotated[
-    str, typer.Option("--url", envvar="DUCKTOWER_URL", help="Where the server listens.", rich_help_panel=_PANEL)
+    str,
+    typer.Option("--url", envvar="DUCKTOWER_URL", help="Where the server listens.", rich_help_panel=_PANEL),
 ]
 Token = Annotated[
     str | None,
@@ -39,11 +41,13 @@ TlsCa = Annotated[
 ]
 
 
-def client_of(url: str, token: str | None, tls_ca: Path | None) -> FlightClient:
-    """Return a client for the three connection options."""
-    from .. import connect
+def client_of(
+    url: str, token: str | None, tls_ca: Path | None, *, retry_seconds: float = _RETRY_SECONDS
+) -> FlightClient:
+    """Return a client for the three connection options, which tries again for so long by itself."""
+    from ..client import connect
 
-    return connect(url, token=token, tls_ca=None if tls_ca is None else str(tls_ca))
+    return connect(url, token=token, tls_ca=tls_ca, retry_seconds=retry_seconds)
 
 
 def rate_of(rate: str | None, every: float | None, *, default: float | None) -> float | None:

@@ -50,7 +50,8 @@ def command(
         ),
     ] = None,
     max_rows: Annotated[
-        int, typer.Option(envvar="DUCKTOWER_QUERY_MAX_ROWS", min=1, help="Most rows of a table on a terminal.")
+        int,
+        typer.Option(envvar="DUCKTOWER_QUERY_MAX_ROWS", min=1, help="Most rows of a table on a terminal."),
     ] = 200,
 ) -> None:
     """Run SQL that reads, and show its result or write it to a file. Results may be larger than memory."""
@@ -107,7 +108,9 @@ def _first_rows(reader: pa.RecordBatchReader, max_rows: int) -> tuple[list[tuple
     rows: list[tuple[object, ...]] = []
     with reader:
         for batch in reader:
-            columns = [column.to_pylist() for column in flattened(batch.slice(0, max_rows + 1), keep_numbers=True).columns]
+            columns = [
+                column.to_pylist() for column in flattened(batch.slice(0, max_rows + 1), keep_numbers=True).columns
+            ]
             rows.extend(zip(*columns, strict=True))
             if len(rows) > max_rows:
                 return rows[:max_rows], True

@@ -17,7 +17,16 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from ..client import FlightClient
 
-__all__ = ["DEFAULT_TABLE", "SCENARIOS", "Scenario", "ScenarioName", "count_query", "make_table", "quoted", "rows_of"]
+__all__ = [
+    "DEFAULT_TABLE",
+    "SCENARIOS",
+    "Scenario",
+    "ScenarioName",
+    "count_query",
+    "make_table",
+    "quoted",
+    "rows_of",
+]
 
 DEFAULT_TABLE = "concurrent_test"
 

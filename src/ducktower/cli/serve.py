@@ -45,20 +45,23 @@ def command(
     database: Annotated[
         str,
         typer.Argument(
-            envvar="DUCKTOWER_DATABASE", help="The DuckDB file, created when missing, or `:memory:`.", metavar="[DATABASE]"
+            envvar="DUCKTOWER_DATABASE",
+            help="The DuckDB file, created when missing, or `:memory:`.",
+            metavar="[DATABASE]",
         ),
     ] = _ENGINE.database,
     *,
     host: Annotated[str, typer.Option(envvar="DUCKTOWER_HOST", help="Address to listen on.")] = _SERVER.host,
     port: Annotated[
-        int, typer.Option(envvar="DUCKTOWER_PORT", min=0, max=65535, help="Port to listen on; 0 picks a free one.")
+        int,
+        typer.Option(envvar="DUCKTOWER_PORT", min=0, max=65535, help="Port to listen on; 0 picks a free one."),
     ] = _SERVER.port,
     insecure: Annotated[
         bool,
         typer.Option(
             "--insecure",
             envvar="DUCKTOWER_INSECURE",
-            help="Allow an address that other machines can reach, although callers are not asked who they are.",
+            help="Allow an address that other machines reach, although nobody is asked who they are.",
         ),
     ] = _SERVER.insecure,
     external_access: Annotated[
@@ -71,10 +74,14 @@ def command(
     ] = _ENGINE.external_access,
     memory_limit: Annotated[
         str | None,
-        typer.Option(envvar="DUCKTOWER_MEMORY_LIMIT", help="DuckDB's own limit, such as 4GB. Unset: 80 % of the machine."),
+        typer.Option(
+            envvar="DUCKTOWER_MEMORY_LIMIT",
+            help="DuckDB's own limit, such as 4GB. Unset: 80 % of the machine.",
+        ),
     ] = _ENGINE.memory_limit,
     threads: Annotated[
-        int | None, typer.Option(envvar="DUCKTOWER_THREADS", min=1, help="DuckDB's threads. Unset: one per core.")
+        int | None,
+        typer.Option(envvar="DUCKTOWER_THREADS", min=1, help="DuckDB's threads. Unset: one per core."),
     ] = _ENGINE.threads,
     log_level: Annotated[
         LogLevel, typer.Option(envvar="DUCKTOWER_LOG_LEVEL", help="How much to tell on stderr.")
@@ -123,13 +130,17 @@ def command(
     large_writes_in_flight_max: Annotated[
         int,
         typer.Option(
-            envvar="DUCKTOWER_LARGE_WRITES_IN_FLIGHT_MAX", help="Large uploads at once.", rich_help_panel=_QUEUES
+            envvar="DUCKTOWER_LARGE_WRITES_IN_FLIGHT_MAX",
+            help="Large uploads at once.",
+            rich_help_panel=_QUEUES,
         ),
     ] = _ENGINE.large_writes_in_flight_max,
     executes_in_flight_max: Annotated[
         int,
         typer.Option(
-            envvar="DUCKTOWER_EXECUTES_IN_FLIGHT_MAX", help="Statements that write, at once.", rich_help_panel=_QUEUES
+            envvar="DUCKTOWER_EXECUTES_IN_FLIGHT_MAX",
+            help="Statements that write, at once.",
+            rich_help_panel=_QUEUES,
         ),
     ] = _ENGINE.executes_in_flight_max,
     queue_writes_max: Annotated[
@@ -138,7 +149,9 @@ def command(
     ] = _ENGINE.queue_writes_max,
     queue_bytes_max: Annotated[
         int,
-        typer.Option(envvar="DUCKTOWER_QUEUE_BYTES_MAX", help="Bytes of the writes that wait.", rich_help_panel=_QUEUES),
+        typer.Option(
+            envvar="DUCKTOWER_QUEUE_BYTES_MAX", help="Bytes of the writes that wait.", rich_help_panel=_QUEUES
+        ),
     ] = _ENGINE.queue_bytes_max,
     small_write_bytes_max: Annotated[
         int,
@@ -151,14 +164,17 @@ def command(
     returned_bytes_max: Annotated[
         int,
         typer.Option(
-            envvar="DUCKTOWER_RETURNED_BYTES_MAX", help="Largest result of a RETURNING clause.", rich_help_panel=_QUEUES
+            envvar="DUCKTOWER_RETURNED_BYTES_MAX",
+            help="Largest result of a RETURNING clause.",
+            rich_help_panel=_QUEUES,
         ),
     ] = _ENGINE.returned_bytes_max,
 ) -> None:
     """Serve a DuckDB file, or one in memory, until SIGTERM or Ctrl-C.
 
-    Prints one line `ready grpc://HOST:PORT` on stdout when it accepts calls. When told to stop it lets calls in
-    flight finish, writes a checkpoint and exits 0; told twice, it exits at once (acknowledged writes are safe).
+    Prints one line `ready grpc://HOST:PORT` on stdout when it accepts calls. Told to stop, it lets calls
+    in flight finish, writes a checkpoint and exits 0. Told twice, it exits at once: acknowledged writes
+    are safe.
     """
     try:
         engine = EngineConfig(

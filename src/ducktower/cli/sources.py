@@ -5,15 +5,15 @@ Owns the decodings, and what to make of files that differ. Must never ask a serv
 
 from __future__ import annotations
 
-import json
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 from ..errors import DucktowerError, InvalidArgument
 from .formats import Format, format_of
+from .json_lines import JsonLines
 from .terminal import one_line
 
 if TYPE_CHECKING:
@@ -57,7 +57,7 @@ class Source:
             hints: the types of the columns that are known; text formats infer the others.
 
         Raises:
-            InvalidArgument: the file cannot be read, or is not what its format says; also while the batches are taken.
+            InvalidArgument: the file cannot be read, or is not of its format; also while batches are taken.
         """
         import pyarrow as pa
 
@@ -92,10 +92,8 @@ class Source:
         batches = (arrow.get_batch(index) for index in range(arrow.num_record_batches))
         return arrow.schema, self._parts(batches, None, arrow.num_record_batches)
 
-    def _parts(
-        self, batches: Iterator[pa.RecordBatch], rows: int | None, count: int = 0
-    ) -> Iterator[pa.RecordBatch]:
-        """Pass batches on, and count their share of the file's rows (or else of its batches) as bytes read."""
+    def _parts(self, batches: Iterator[pa.RecordBatch], rows: int | None, count: int = 0) -> Iterator[pa.RecordBatch]:
+        """Pass batches on, and count their share of the file's rows, or of its batches, as bytes read."""
         done = 0
         for batch in batches:
             yield batch
@@ -131,7 +129,7 @@ class Source:
     def _csv(stream: pa.NativeFile, hints: pa.Schema | None) -> tuple[pa.Schema, Iterator[pa.RecordBatch]]:
         from pyarrow import csv
 
-        # An empty field is NULL and a quoted one is text: the way that CSV is written here, so it comes back the same.
+        # An empty field is NULL and a quoted one is text, as in the CSV that is written here.
         convert = csv.ConvertOptions(
             column_types=None if hints is None else _csv_types(hints),
             null_values=[""],
@@ -152,7 +150,7 @@ class Source:
         from pyarrow import json as arrow_json
 
         reader = arrow_json.open_json(
-            pa.PythonFile(_JsonLines(stream), mode="r"),
+            pa.PythonFile(JsonLines(stream.read), mode="r"),
             read_options=arrow_json.ReadOptions(block_size=_BLOCK_BYTES),
             parse_options=arrow_json.ParseOptions(explicit_schema=None if hints is None else _json_types(hints)),
         )
@@ -185,31 +183,71 @@ class _Metered:
         return False
 
 
-class _JsonLines(_Metered):
-    """JSON values as one line each, whether they came so, over several lines, or in one array."""
+def _csv_types(hints: pa.Schema) -> dict[str, pa.DataType]:
+    """Numbers as themselves, all else as text: DuckDB converts it, and names what does not fit."""
+    import pyarrow as pa
 
-    def __init__(self, stream: pa.NativeFile) -> None:
-        self._stream = stream
-        self.closed = False
-        self._text = b""
-        self._decode = json.JSONDecoder().raw_decode
-        self._is_array: bool | None = None
-        self._ended = False
+    return {field.name: field.type if _is_simple(field.type) else pa.string() for field in hints}
 
-    def read(self, size: int = -1) -> bytes:
-        wanted = _BLOCK_BYTES if size < 0 else size
-        while self._is_array is None and not self._ended:
-            self._more(wanted)
-            begin = self._text.lstrip(b"\xef\xbb\xbf \t\r\n")
-            if begin:
-                self._is_array = begin.startswith(b"[")
-                self._text = begin[1:] if self._is_array else begin
-        if not self._is_array:
-            data, self._text = self._text or self._stream.read(wanted), b""
-            return data
-        raise NotImplementedError
 
-    def _more(self, wanted: int) -> None:
-        data = self._stream.read(wanted)
-        self._ended = not data
-        self._text += data
+def _json_types(hints: pa.Schema) -> pa.Schema:
+    import pyarrow as pa
+
+    return pa.schema([pa.field(field.name, _json_type(field.type)) for field in hints])
+
+
+def _json_type(kind: pa.DataType) -> pa.DataType:
+    import pyarrow as pa
+
+    if pa.types.is_struct(kind):
+        return pa.struct([pa.field(field.name, _json_type(field.type)) for field in kind])
+    if pa.types.is_list(kind) or pa.types.is_large_list(kind):
+        return pa.list_(_json_type(kind.value_type))
+    if _is_simple(kind) or pa.types.is_decimal(kind) or pa.types.is_map(kind):
+        return kind
+    return pa.string()
+
+
+def _is_simple(kind: pa.DataType) -> bool:
+    import pyarrow as pa
+
+    return bool(pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_boolean(kind))
+
+
+def one_reader(sources: Sequence[Source], hints: pa.Schema | None) -> pa.RecordBatchReader:
+    """Return all the files as one stream, one after the other, each brought to the first one's schema.
+
+    Raises:
+        InvalidArgument: a file cannot be read, or has other columns than the first; also while reading.
+    """
+    import pyarrow as pa
+
+    batches = _chained(sources, hints)
+    schema = next(batches)
+    return pa.RecordBatchReader.from_batches(schema, batches)
+
+
+def _chained(sources: Sequence[Source], hints: pa.Schema | None) -> Iterator[Any]:
+    """Yield the schema, then the batches."""
+    schema: pa.Schema | None = None
+    for source in sources:
+        with source.opened(hints) as (own, batches):
+            if schema is None:
+                schema = _creatable(own)
+                hints = hints or schema
+                yield schema
+            elif set(own.names) != set(schema.names):
+                differing = ", ".join(sorted(set(own.names) ^ set(schema.names)))
+                raise InvalidArgument(f"{source.path} differs from {sources[0].path} in its columns: {differing}")
+            for batch in batches:
+                yield batch if batch.schema == schema else batch.select(schema.names).cast(schema)
+
+
+def _creatable(schema: pa.Schema) -> pa.Schema:
+    """A column that held nothing so far has no type; text can hold whatever comes."""
+    import pyarrow as pa
+
+    return pa.schema(
+        [field.with_type(pa.string()) if pa.types.is_null(field.type) else field for field in schema],
+        schema.metadata,
+    )

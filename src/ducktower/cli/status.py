@@ -31,7 +31,9 @@ def tables_command(
     kind: Annotated[
         Format | None,
         typer.Option(
-            "--format", envvar="DUCKTOWER_TABLES_FORMAT", help="[default: a table on a terminal, and csv elsewhere]"
+            "--format",
+            envvar="DUCKTOWER_TABLES_FORMAT",
+            help="[default: a table on a terminal, and csv elsewhere]",
         ),
     ] = None,
 ) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import sys
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable
 from typing import NoReturn, TypeVar
 
 from ..errors import DucktowerError
@@ -53,7 +53,7 @@ def run_interruptibly(work: Callable[[], T]) -> T:
     def run() -> None:
         try:
             results.append(work())
-        except BaseException as error:  # noqa: BLE001 - raised again below, in the thread that waits
+        except BaseException as error:
             failures.append(error)
 
     thread = threading.Thread(target=run, daemon=True)
@@ -71,14 +71,14 @@ def milliseconds(seconds: float) -> str:
     return f"{value:.2f} ms" if value < 10 else f"{value:,.0f} ms"
 
 
-def sparkline(values: Sequence[float], width: int) -> str:
+def sparkline(values: Iterable[float], width: int) -> str:
     """Return the last `width` values as one line of blocks, scaled to the largest of them."""
     return block_chart(values, width, 1)[0]
 
 
-def block_chart(values: Sequence[float], width: int, height: int) -> list[str]:
+def block_chart(values: Iterable[float], width: int, height: int) -> list[str]:
     """Return the last `width` values as columns of blocks, `height` lines from top to bottom."""
-    shown = list(values[-width:])
+    shown = list(values)[-width:]
     top = max(shown, default=0.0)
     # Eighths of a character: what is not zero shows at least one of them.
     eighths = [0 if top <= 0 or value <= 0 else max(1, round(value / top * height * 8)) for value in shown]

@@ -24,7 +24,10 @@ if TYPE_CHECKING:
 
     from ..client import Appender, FlightClient, PendingWrite
 
-__all__ = ["Reader", "Writer"]
+__all__ = ["CLIENT_RETRY_SECONDS", "Reader", "Writer", "warm_up"]
+
+CLIENT_RETRY_SECONDS = 0.2
+"""How long the client of a loop tries again by itself: the loops do so too, and tell of it."""
 
 Tell = Callable[[str], None]
 
@@ -32,9 +35,16 @@ _UNACKNOWLEDGED_ROWS_MAX = 8192
 _ROWS_PER_TURN_MAX = 256
 _PAUSE_SECONDS = 0.001
 _SETTLE_SECONDS = 0.004
-"""A row younger than this is not waited for: the appender may still be forming the write that it belongs to."""
+"""A younger row is not waited for: the appender may still be forming the write that it belongs to."""
 _ACKNOWLEDGED_SECONDS_MAX = 60.0
 _BACKOFF_SECONDS = (0.1, 2.0)
+
+
+def warm_up() -> None:
+    """Have Arrow convert a value once: the first time it imports pandas where that is installed, for a second."""
+    import pyarrow as pa
+
+    pa.array([0])
 
 
 class _Pace:

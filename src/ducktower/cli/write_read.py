@@ -18,7 +18,7 @@ import typer
 from .options import DEFAULT_URL, TlsCa, Token, Url, client_of, rate_of
 from .scenarios import DEFAULT_TABLE, SCENARIOS, ScenarioName, count_query, make_table, rows_of
 from .terminal import leave, milliseconds, one_line, run_interruptibly
-from .vignette import Reader, Writer
+from .vignette import CLIENT_RETRY_SECONDS, Reader, Writer, warm_up
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -46,7 +46,8 @@ def write_command(
         int | None, typer.Option(envvar="DUCKTOWER_WRITE_COUNT", min=1, help="Stop after so many rows.")
     ] = None,
     seconds: Annotated[
-        float | None, typer.Option(envvar="DUCKTOWER_WRITE_SECONDS", min=0, help="Stop after so many seconds.")
+        float | None,
+        typer.Option(envvar="DUCKTOWER_WRITE_SECONDS", min=0, help="Stop after so many seconds."),
     ] = None,
     rate: Annotated[
         str | None,
@@ -66,8 +67,9 @@ def write_command(
     """
     per_second = rate_of(rate, every, default=_PER_SECOND)
     stop = threading.Event()
-    with client_of(url, token, tls_ca) as client:
+    with client_of(url, token, tls_ca, retry_seconds=CLIENT_RETRY_SECONDS) as client:
         run_interruptibly(lambda: make_table(client, SCENARIOS[scenario], table))
+        warm_up()
         writer = Writer(
             client,
             table,
@@ -82,16 +84,16 @@ def write_command(
 
         def report() -> None:
             spent = max(time.monotonic() - started, 1e-9)
+            p50, p99 = (milliseconds(writer.latency.percentile(fraction)) for fraction in (0.5, 0.99))
             _print(
                 f"{writer.acknowledged:,} rows acknowledged, {writer.acknowledged / spent:,.0f} a second, "
-                f"p50 {milliseconds(writer.latency.percentile(0.5))}, p99 {milliseconds(writer.latency.percentile(0.99))}"
-                + (f", last id {writer.last_row['id']}" if writer.last_row else "")
+                f"p50 {p50}, p99 {p99}" + (f", last id {writer.last_row['id']}" if writer.last_row else "")
             )
 
         _run_until_stopped(writer.run, stop, seconds, report)
         report()
         if writer.found or writer.lost:
-            _print(f"{writer.found:,} more rows are stored whose acknowledgement was lost; {writer.lost:,} are not stored")
+            _print(f"{writer.found:,} more rows are stored, unacknowledged; {writer.lost:,} are not stored")
 
 
 def read_command(
@@ -115,7 +117,8 @@ def read_command(
         typer.Option(envvar="DUCKTOWER_READ_RATE", help="Questions a second, or `max`. [default: 1]", metavar="N|max"),
     ] = None,
     every: Annotated[
-        float | None, typer.Option(envvar="DUCKTOWER_READ_EVERY", help="Seconds from one question to the next.")
+        float | None,
+        typer.Option(envvar="DUCKTOWER_READ_EVERY", help="Seconds from one question to the next."),
     ] = None,
     retry_seconds: Annotated[
         float,
@@ -128,7 +131,7 @@ def read_command(
     """
     per_second = rate_of(rate, every, default=_PER_SECOND)
     stop = threading.Event()
-    with client_of(url, token, tls_ca) as client:
+    with client_of(url, token, tls_ca, retry_seconds=CLIENT_RETRY_SECONDS) as client:
         if query is None:
             run_interruptibly(lambda: make_table(client, SCENARIOS[ScenarioName.plain], table))
         reader = Reader(
@@ -170,7 +173,7 @@ def _run_until_stopped(
     def run() -> None:
         try:
             work()
-        except BaseException as error:  # noqa: BLE001 - raised again below
+        except BaseException as error:
             failures.append(error)
 
     def on_signal(number: int, _frame: FrameType | None) -> None:

@@ -67,6 +67,7 @@ class Engine:
         self._database.before_reopen(lambda: self._calls.end_all("reopening"))
         self._committer = GroupCommitter(self._database, self.config, self._commits, self._rows)
         self._queue = CommitQueue(self.config, self._committer.commit)
+        self._limits = {"upload": self.config.upload_timeout_seconds}
         # Serialises statements that met a conflict, so that one of them gets through at a time.
         self._turn = threading.Lock()
 
@@ -274,7 +275,7 @@ class Engine:
             kind,
             text,
             caller or Caller(),
-            timeout_seconds=self.config.query_timeout_seconds,
+            timeout_seconds=self._limits.get(kind, self.config.query_timeout_seconds),
             interrupt=lease.interrupt,
         )
         done = False
@@ -295,6 +296,9 @@ class Engine:
                 lease.close()
 
     def _put_small(self, target: Target, schema: Any, batches: list[Any], nbytes: int, caller: Caller) -> Receipt:
+        if not len(schema) and target.mode in ("append", "upsert"):
+            self.table_info(target)  # nothing at all was sent: the table must be there all the same
+            return Receipt(0, self.commit)
         if target.mode == "create_append":
             with self._cursor("read", "look at a table", target.label, caller) as (lease, _):
                 there = table_exists(lease.cursor, self._database.catalog, target)
