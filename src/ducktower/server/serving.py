@@ -5,6 +5,7 @@ Owns the order of these steps. Must never look into a call.
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import logging
 import socket
@@ -16,6 +17,7 @@ from ..config import EngineConfig, ServerConfig
 from ..engine import Engine
 from ..errors import InvalidArgument, Unavailable
 from .auth import check_address
+from .connections import cut
 from .flight import Listener
 from .plain_flight import PlainFlight
 
@@ -23,7 +25,8 @@ __all__ = ["FlightServer", "serve"]
 
 log = logging.getLogger(__name__)
 
-_SHUTDOWN_WAIT_SECONDS = 2.0
+_SHUTDOWN_WAIT_SECONDS = 0.5
+_CUT_WAIT_SECONDS = 5.0
 
 
 class FlightServer:
@@ -58,6 +61,8 @@ class FlightServer:
             if isinstance(error, OSError):
                 raise Unavailable(f"cannot listen on {self._config.host}:{self._config.port}") from error
             raise
+        # A program that forgets to close must still end, and leave a checkpointed file.
+        atexit.register(self.close)
         return self
 
     @property
@@ -95,11 +100,8 @@ class FlightServer:
             if self._plain is not None:
                 self._plain.close()
             if self._listener is not None:
-                # It waits for every call, and a client may hold a stream open for ever: the thread is left
-                # behind then. Nothing is lost by that, the database is closed.
-                stopping = threading.Thread(target=self._listener.shutdown, name="ducktower-stop", daemon=True)
-                stopping.start()
-                stopping.join(_SHUTDOWN_WAIT_SECONDS)
+                self._stop_listening(self._listener)
+            atexit.unregister(self.close)
             self._closed.set()
 
     def __enter__(self) -> FlightServer:
@@ -109,6 +111,17 @@ class FlightServer:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+    @staticmethod
+    def _stop_listening(listener: Listener) -> None:
+        port = listener.port
+        stopping = threading.Thread(target=listener.shutdown, name="ducktower-stop", daemon=True)
+        stopping.start()
+        stopping.join(_SHUTDOWN_WAIT_SECONDS)
+        if stopping.is_alive():
+            # Some client holds a stream open although it was told. The database is closed, nothing is lost.
+            log.info("cutting %d connections that are still open", cut(port))
+            stopping.join(_CUT_WAIT_SECONDS)
 
     def _started(self) -> Any:
         if self._listener is None:
