@@ -18,7 +18,7 @@ import typer
 
 from ..config import EngineConfig, ServerConfig
 from ..errors import InternalError, InvalidArgument
-from .terminal import leave
+from .terminal import leave, warm_up
 
 __all__ = ["command", "run_server"]
 
@@ -225,6 +225,7 @@ def run_server(
 
     flight = FlightServer(engine, server)
     flight.start()
+    threading.Thread(target=warm_up, name="warm-up", daemon=True).start()
     try:
         _log.info("serving %s at %s", engine.database, flight.url)
         on_ready(flight.url)

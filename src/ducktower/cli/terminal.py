@@ -13,7 +13,16 @@ from typing import NoReturn, TypeVar
 
 from ..errors import DucktowerError
 
-__all__ = ["block_chart", "error_line", "leave", "milliseconds", "one_line", "run_interruptibly", "sparkline"]
+__all__ = [
+    "block_chart",
+    "error_line",
+    "leave",
+    "milliseconds",
+    "one_line",
+    "run_interruptibly",
+    "sparkline",
+    "warm_up",
+]
 
 T = TypeVar("T")
 
@@ -87,3 +96,10 @@ def block_chart(values: Iterable[float], width: int, height: int) -> list[str]:
         pad + "".join(_BLOCKS[min(8, max(0, filled - 8 * line))] for filled in eighths)
         for line in reversed(range(height))
     ]
+
+
+def warm_up() -> None:
+    """Have Arrow convert a value once: the first time it imports pandas where that is installed, for a second."""
+    import pyarrow as pa
+
+    pa.array([0])

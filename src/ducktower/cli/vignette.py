@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from ..client import Appender, FlightClient, PendingWrite
 
-__all__ = ["CLIENT_RETRY_SECONDS", "Reader", "Writer", "warm_up"]
+__all__ = ["CLIENT_RETRY_SECONDS", "Reader", "Writer"]
 
 CLIENT_RETRY_SECONDS = 0.2
 """How long the client of a loop tries again by itself: the loops do so too, and tell of it."""
@@ -38,13 +38,6 @@ _SETTLE_SECONDS = 0.004
 """A younger row is not waited for: the appender may still be forming the write that it belongs to."""
 _ACKNOWLEDGED_SECONDS_MAX = 60.0
 _BACKOFF_SECONDS = (0.1, 2.0)
-
-
-def warm_up() -> None:
-    """Have Arrow convert a value once: the first time it imports pandas where that is installed, for a second."""
-    import pyarrow as pa
-
-    pa.array([0])
 
 
 class _Pace:

@@ -17,8 +17,8 @@ import typer
 
 from .options import DEFAULT_URL, TlsCa, Token, Url, client_of, rate_of
 from .scenarios import DEFAULT_TABLE, SCENARIOS, ScenarioName, count_query, make_table, rows_of
-from .terminal import leave, milliseconds, one_line, run_interruptibly
-from .vignette import CLIENT_RETRY_SECONDS, Reader, Writer, warm_up
+from .terminal import leave, milliseconds, one_line, run_interruptibly, warm_up
+from .vignette import CLIENT_RETRY_SECONDS, Reader, Writer
 
 if TYPE_CHECKING:
     import pyarrow as pa
