@@ -26,10 +26,10 @@ from typing import Any, NamedTuple
 
 import pyarrow as pa
 
+from ..arrow_types import plain_type
 from ..errors import DucktowerError, InvalidArgument, SchemaMismatch, TimedOut, Unavailable
 from ..protocol.commands import error_from_body
 from ..protocol.status import from_flight
-from .data import writable_type
 
 __all__ = ["Appender", "PendingWrite", "Receipt"]
 
@@ -283,7 +283,7 @@ class Appender:
             if field is None:
                 known = ", ".join(f'"{known}"' for known in self._table_schema.names[:20])
                 raise SchemaMismatch(f'column "{name}" is not in table "{self._label}", which has {known}')
-            fields.append(pa.field(name, writable_type(field.type)))
+            fields.append(pa.field(name, plain_type(field.type)))
         if not fields:
             raise SchemaMismatch(f'no column was given for table "{self._label}"')
         self._schema = pa.schema(fields)

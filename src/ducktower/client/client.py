@@ -90,7 +90,7 @@ class FlightClient:
         Raises TableExists unless `if_not_exists`.
         """
         try:
-            return self.ingest(table, schema.empty_table(), schema_name=schema_name, mode="create")
+            return self.ingest(table, pa.Table.from_batches([], schema=schema), schema_name=schema_name, mode="create")
         except TableExists:
             if not if_not_exists:
                 raise

@@ -13,7 +13,7 @@ import pyarrow as pa
 
 from ..errors import InvalidArgument, SchemaMismatch
 
-__all__ = ["query_sql", "rows_to_table", "to_arrow", "writable_type"]
+__all__ = ["query_sql", "rows_to_table", "to_arrow"]
 
 _ROWS_PER_BATCH = 10_000
 
@@ -116,21 +116,3 @@ def query_sql(query: Any) -> str:
 
         return str(DuckDBCompiler().to_sqlglot(query.unbind()).sql(dialect="duckdb"))
     raise InvalidArgument(f"a query is SQL or an Ibis expression, not {type(query).__name__}")
-
-
-def writable_type(kind: pa.DataType) -> pa.DataType:
-    """Return the type in which rows of Python values are sent for a column of type `kind`.
-
-    The same, but plain values for dictionaries (ENUM): the server casts them.
-    """
-    if pa.types.is_dictionary(kind):
-        return writable_type(kind.value_type)
-    if pa.types.is_struct(kind):
-        return pa.struct([field.with_type(writable_type(field.type)) for field in kind])
-    if pa.types.is_map(kind):
-        return pa.map_(writable_type(kind.key_type), writable_type(kind.item_type))
-    if pa.types.is_fixed_size_list(kind):
-        return pa.list_(writable_type(kind.value_type), kind.list_size)
-    if pa.types.is_list(kind) or pa.types.is_large_list(kind):
-        return pa.list_(writable_type(kind.value_type))
-    return kind

@@ -1,7 +1,8 @@
 """The engine: owns one DuckDB database and knows nothing of Flight."""
 
+from .appending import Appending
 from .calls import Caller
 from .engine import Engine
 from .words import Executed, Receipt, Target
 
-__all__ = ["Caller", "Engine", "Executed", "Receipt", "Target"]
+__all__ = ["Appending", "Caller", "Engine", "Executed", "Receipt", "Target"]

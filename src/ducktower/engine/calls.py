@@ -23,18 +23,28 @@ log = logging.getLogger(__name__)
 
 Reason = Literal["timeout", "cancelled", "gone", "stopping", "reopening"]
 _TEXT_MAX = 500
+_GRACE_SECONDS = 5.0
+"""How long a call that was asked to end may take for it, before its client is hung up on."""
 
 
 def _never() -> bool:
     return False
 
 
+def _nothing() -> None:
+    return None
+
+
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """Who asks, and a way to see whether it still listens."""
+    """Who asks, a way to see whether it still listens, and one to end its connection.
+
+    A call whose client stopped reading waits in the wire, where no interrupt reaches it: `hang_up` does.
+    """
 
     peer: str = "local"
     gone: Callable[[], bool] = _never
+    hang_up: Callable[[], None] = _nothing
 
 
 class Call:
@@ -61,6 +71,8 @@ class Call:
         self._interrupt = interrupt
         self._finished = False
         self.reason: Reason | None = None
+        self._asked_at: float | None = None
+        self._hung_up = False
 
     def look(self, now: float) -> None:
         """End the call when its time is over or its client left; keep ending it until it is finished."""
@@ -72,8 +84,13 @@ class Call:
                     self.reason = "timeout"
                 elif self.caller.gone():
                     self.reason = "gone"
-            if self.reason is not None:
-                self._interrupt()
+            if self.reason is None:
+                return
+            self._interrupt()
+            self._asked_at = self._asked_at or now
+            if now - self._asked_at > _GRACE_SECONDS and not self._hung_up:
+                self._hung_up = True
+                self.caller.hang_up()
 
     def end(self, reason: Reason) -> None:
         """Ask the call to end, for `reason`."""

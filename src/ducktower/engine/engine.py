@@ -9,25 +9,25 @@ import contextlib
 import logging
 import threading
 import time
-import warnings
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import duckdb
 import pyarrow as pa
 
+from ..arrow_types import plain_schema
 from ..config import EngineConfig
 from ..errors import (
     Cancelled,
     Conflict,
     DucktowerError,
     InternalError,
-    LimitExceeded,
     TimedOut,
     coded_text,
 )
 from ..monitor import Counter
 from . import catalog, statements
+from .appending import Appending
 from .calls import Call, Caller, Calls
 from .commit_queue import CommitQueue
 from .database import Database, Lease
@@ -35,6 +35,7 @@ from .failures import translate, translate_text
 from .group_commit import GroupCommitter
 from .inserts import table_exists, table_name
 from .loads import Load
+from .scripts import Parameters, Scripts
 from .streams import batch_rows, bounded, chained
 from .words import Executed, Outcome, Receipt, Target, Write
 
@@ -43,14 +44,6 @@ __all__ = ["Engine"]
 log = logging.getLogger(__name__)
 
 _BEGIN_READ_ONLY = "BEGIN TRANSACTION READ ONLY"
-_PAUSE_SECONDS_FIRST = 0.001
-_PAUSE_SECONDS_MAX = 0.1
-_RETURNED_ROWS = 8_192
-
-# `execute` must run a statement before it knows whether it returns rows, so its few rows are copied once.
-warnings.filterwarnings("ignore", message="Arrow output on a DB-API result", category=UserWarning)
-
-Parameters = list[Any] | dict[str, Any] | None
 
 
 class Engine:
@@ -68,8 +61,7 @@ class Engine:
         self._committer = GroupCommitter(self._database, self.config, self._commits, self._rows)
         self._queue = CommitQueue(self.config, self._committer.commit)
         self._limits = {"upload": self.config.upload_timeout_seconds}
-        # Serialises statements that met a conflict, so that one of them gets through at a time.
-        self._turn = threading.Lock()
+        self._scripts = Scripts(self.config)
 
     # -- reading --------------------------------------------------------------------------------------
 
@@ -136,11 +128,15 @@ class Engine:
         a transaction of its own.
         """
         caller = caller or Caller()
-        schema = reader.schema.remove_metadata()
+        schema = plain_schema(reader.schema)
+        if schema != reader.schema.remove_metadata():
+            reader = reader.cast(schema)
         ahead: list[Any] = []
         nbytes = 0
         try:
             for batch in reader:
+                if not batch.num_rows:
+                    continue
                 ahead.append(batch)
                 nbytes += batch.nbytes
                 if nbytes > self.config.small_write_bytes_max:
@@ -151,20 +147,12 @@ class Engine:
             raise translate(error) from error
         if caller.gone():
             raise Cancelled("the client went away during its upload; nothing was stored")
-        batches = [batch.replace_schema_metadata(None) for batch in ahead if batch.num_rows]
+        batches = [batch.replace_schema_metadata(None) for batch in ahead]
         return self._put_small(target, schema, batches, nbytes, caller)
 
-    def submit(
-        self, target: Target, schema: Any, batches: list[Any], nbytes: int, done: Callable[[Outcome], None]
-    ) -> None:
-        """Queue a small write (`append` or `upsert`) and return; `done` is called after its COMMIT.
-
-        Waits for room in the queue for at most `queue_wait_seconds`, then raises Overloaded. `done` must not
-        block. Batches carry no schema metadata.
-        """
-        rows = sum(batch.num_rows for batch in batches)
-        write = Write(target, schema, batches, rows, nbytes, done)
-        self._queue.submit(write, wait_seconds=self.config.queue_wait_seconds)
+    def appending(self, target: Target, schema: Any) -> Appending:
+        """Open a stream of small writes to `target`, whose batches have the pyarrow.Schema `schema`."""
+        return Appending(self._queue, self.config, target, schema)
 
     def execute(self, sql: str, parameters: Parameters = None, caller: Caller | None = None) -> Executed:
         """Run SQL that writes: one statement or a script, all or nothing.
@@ -172,28 +160,8 @@ class Engine:
         Parameters go to the last statement. A conflict is tried again for `conflict_retry_seconds`.
         """
         with self._cursor("execute", "statement", sql, caller) as (lease, call):
-            script = statements.script(lease.cursor, sql, self.config.sql_bytes_max)
-            deadline = time.monotonic() + self.config.conflict_retry_seconds
-            try:
-                return self._run_script(lease.cursor, script, parameters)
-            except (duckdb.Error, DucktowerError) as error:
-                if not isinstance(translate(error, call), Conflict):
-                    raise
-            pause = _PAUSE_SECONDS_FIRST
-            while True:
-                remaining = deadline - time.monotonic()
-                if remaining <= 0 or not self._turn.acquire(timeout=remaining):
-                    raise Conflict("other transactions kept changing the same rows; nothing was stored")
-                try:
-                    call.check()
-                    return self._run_script(lease.cursor, script, parameters)
-                except (duckdb.Error, DucktowerError) as error:
-                    if not isinstance(translate(error, call), Conflict):
-                        raise
-                finally:
-                    self._turn.release()
-                time.sleep(pause)
-                pause = min(pause * 2, _PAUSE_SECONDS_MAX)
+            rows, table = self._scripts.run(lease.cursor, sql, parameters, call)
+            return Executed(rows, self._commits.add(), table)
 
     # -- operating ------------------------------------------------------------------------------------
 
@@ -340,42 +308,3 @@ class Engine:
             rows = store(load, self.config.conflict_retry_seconds)
             self._rows.add(rows)
             return Receipt(rows, self._commits.add())
-
-    def _run_script(self, cursor: Any, script: list[Any], parameters: Parameters) -> Executed:
-        alone = len(script) == 1 and statements.runs_alone(script[0])
-        if not alone:
-            cursor.execute("BEGIN TRANSACTION")
-        try:
-            for statement in script[:-1]:
-                cursor.execute(statement)
-            if parameters is None:
-                cursor.execute(script[-1])
-            else:
-                cursor.execute(script[-1], parameters)
-            rows = int(cursor.rowcount)
-            table = self._returned(cursor, script[-1], rows)
-            if not alone:
-                cursor.execute("COMMIT")
-        except BaseException:
-            if not alone:
-                with contextlib.suppress(duckdb.Error):
-                    cursor.execute("ROLLBACK")
-            raise
-        return Executed(table.num_rows if table is not None else rows, self._commits.add(), table)
-
-    def _returned(self, cursor: Any, statement: Any, changed: int) -> Any:
-        """Return the rows that the statement gave (SELECT, RETURNING), or None when it only counted."""
-        if not cursor.description:
-            return None
-        reader = cursor.to_arrow_reader(_RETURNED_ROWS)
-        batches: list[Any] = []
-        nbytes = 0
-        for batch in reader:
-            nbytes += batch.nbytes
-            if nbytes > self.config.returned_bytes_max:
-                raise LimitExceeded(
-                    f"the statement returns more than {self.config.returned_bytes_max} bytes; it was rolled back"
-                )
-            batches.append(batch)
-        table = pa.Table.from_batches(batches, schema=reader.schema)
-        return None if statements.only_counts(statement, table, changed) else table

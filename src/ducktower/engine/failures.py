@@ -7,6 +7,8 @@ stand together in `_transaction_failure`, because DuckDB has one class for them;
 
 from __future__ import annotations
 
+import re
+
 import duckdb
 import pyarrow as pa
 
@@ -51,6 +53,8 @@ _BY_NAME: dict[str, type[DucktowerError]] = {
     "INTERNAL Error": InternalError,
     "IO Error": Unavailable,
 }
+
+_NAMED = re.compile(r"([A-Z][A-Za-z]*(?: [A-Za-z]+)* Error): ")
 
 
 def is_fatal(error: BaseException) -> bool:
@@ -98,11 +102,11 @@ def translate_text(raw: str, call: Call | None = None) -> DucktowerError:
     asked = call.error() if call is not None else None
     if asked is not None:
         return asked
-    for name, ours in _BY_NAME.items():
-        if f"{name}: " in raw:
-            return ours(first_line(raw[raw.index(name) :]))
-    start = raw.find(" Error: ")
-    return InvalidSQL(first_line(raw[start + len(" Error: ") :] if start >= 0 else raw))
+    # Only the first name is DuckDB's own: what follows may quote a client's values.
+    named = _NAMED.search(raw)
+    if named is None:
+        return InvalidSQL(first_line(raw))
+    return _BY_NAME.get(named[1], InvalidSQL)(first_line(raw[named.start() :]))
 
 
 def _reopening(text: str) -> str:
@@ -120,7 +124,7 @@ def _transaction_failure(text: str) -> DucktowerError:
 
 def _catalog_failure(text: str) -> DucktowerError:
     """CatalogException: a table or view that is missing or in the way; else an unknown function or type."""
-    if text.startswith(("Table with name", "View with name")) and "does not exist" in text:
+    if text.startswith(("Table with name", "View with name", "Schema with name")) and "does not exist" in text:
         return TableNotFound(text)
     if "already exists" in text:
         return TableExists(text)

@@ -36,7 +36,7 @@ log = logging.getLogger(__name__)
 
 _CONFLICT_TRIES = 3
 _CONFLICT_PAUSE_SECONDS = 0.001
-_REOPEN_WAIT_SECONDS = 30.0
+_REOPEN_WAIT_SECONDS = 30.0  # longer than a stalled reader is waited for
 
 
 class _Source:
@@ -54,10 +54,7 @@ class _Plan:
 
     def __init__(self, cursor: Any, catalog: str, target: Target, schema: Any) -> None:
         self.name = f"__ducktower_{secrets.token_hex(8)}"  # no statement of a client's can guess it
-        self._schema = schema
-        self._empty = schema.empty_table()
-        # Chunks with different dictionaries cannot be concatenated without rewriting them.
-        self._concat = not any(_has_dictionary(field.type) for field in schema)
+        self._empty = pa.Table.from_batches([], schema=schema)
         self._source = _Source(self._empty)
         columns = table_columns(cursor, catalog, target)
         sql = insert_sql(cursor, catalog, target, schema, columns, self.name)
@@ -76,11 +73,11 @@ class _Plan:
     def fill(self, batches: list[Any]) -> None:
         if len(batches) == 1:
             self._source.data = batches[0]
-        elif batches and self._concat:
+        elif batches:
             # DuckDB takes each chunk as a vector of its own: 64 one-row chunks cost four times one of 64 rows.
             self._source.data = pa.concat_batches(batches)
         else:
-            self._source.data = pa.Table.from_batches(batches, schema=self._schema)
+            self._source.data = self._empty
 
     def run(self, cursor: Any) -> None:
         cursor.execute(self._execute)
@@ -93,12 +90,6 @@ class _Plan:
             cursor.execute(f"DEALLOCATE {self.name}")
         with contextlib.suppress(duckdb.Error):
             cursor.unregister(self.name)
-
-
-def _has_dictionary(kind: Any) -> bool:
-    if pa.types.is_dictionary(kind):
-        return True
-    return any(_has_dictionary(kind.field(i).type) for i in range(kind.num_fields))
 
 
 class GroupCommitter:

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import duckdb
 import pyarrow as pa
 
-from ..errors import DucktowerError, InvalidArgument, SchemaMismatch, TableExists, TableNotFound
+from ..errors import ConstraintViolation, DucktowerError, InvalidArgument, SchemaMismatch, TableExists, TableNotFound
 from .failures import does_not_fit, translate
 from .words import Target
 
@@ -73,6 +73,8 @@ def source_columns(cursor: Any, sent: pa.Schema) -> list[Column]:
 
     Raises SchemaMismatch for a type that DuckDB cannot take.
     """
+    if not len(sent):
+        return []
     try:
         types = _types(cursor, sent)
     except (duckdb.Error, pa.ArrowException) as error:
@@ -91,7 +93,7 @@ def _types(cursor: Any, schema: pa.Schema) -> list[str]:
     name = f"__ducktower_{secrets.token_hex(8)}"
     # Positions for names: two columns of one name are the business of `matched`, which names them.
     plain = pa.schema([field.with_name(f"c{i}") for i, field in enumerate(schema)])
-    cursor.register(name, plain.empty_table())
+    cursor.register(name, pa.Table.from_batches([], schema=plain))
     try:
         return [str(kind) for kind in cursor.sql(f"FROM {quoted(name)} LIMIT 0").types]
     finally:
@@ -147,6 +149,7 @@ def insert_sql(cursor: Any, catalog: str, target: Target, sent: pa.Schema, colum
     """
     table = table_name(catalog, target)
     into = matched(target, sent, columns)
+    _refuse_bits(sent, into)
     names = ", ".join(quoted(column.name) for column in into)
     values = ", ".join(quoted(name) for name in sent.names)
     if target.mode != "upsert":
@@ -177,6 +180,13 @@ def insert_sql(cursor: Any, catalog: str, target: Target, sent: pa.Schema, colum
     )
 
 
+def _refuse_bits(sent: pa.Schema, into: list[Column]) -> None:
+    """Refuse bytes for a BIT column: what DuckDB gives for BIT in Arrow it reads back as other bits."""
+    for field, column in zip(sent, into, strict=True):
+        if column.type == "BIT" and not (pa.types.is_string(field.type) or pa.types.is_large_string(field.type)):
+            raise does_not_fit(column.name, str(field.type), "BIT", "send it as text, such as '0101'")
+
+
 def _has_unique_index(cursor: Any, catalog: str, target: Target, keys: set[str]) -> bool:
     rows = cursor.execute(
         "SELECT constraint_column_names FROM duckdb_constraints() WHERE database_name = ? AND "
@@ -200,6 +210,8 @@ def diagnose(
         return found
     if found.retryable:
         return found
+    if target.mode in ("create", "replace"):
+        return _without_table(cursor, target, sent, found)
     try:
         columns = table_columns(cursor, catalog, target)
         into = matched(target, sent, columns)
@@ -224,6 +236,17 @@ def diagnose(
         f'"{w.name}" (found {g.type}, wanted {w.type})' for g, w in zip(sources, into, strict=True) if g.type != w.type
     ]
     return SchemaMismatch(f"{found.message}; columns that were cast: {', '.join(differing) or 'none'}")
+
+
+def _without_table(cursor: Any, target: Target, sent: pa.Schema, found: DucktowerError) -> DucktowerError:
+    """Return the error for rows whose table was to be made of them, and was rolled back with them."""
+    try:
+        source_columns(cursor, sent)
+    except SchemaMismatch as better:
+        return better
+    if isinstance(found, ConstraintViolation):
+        return ConstraintViolation(f'table "{target.label}": {found.message}')
+    return found
 
 
 def already_there(target: Target) -> TableExists:

@@ -9,9 +9,11 @@ from __future__ import annotations
 
 from typing import Any
 
+import pyarrow as pa
+
 from ..errors import Forbidden, InvalidSQL, LimitExceeded
 
-__all__ = ["one_query", "only_counts", "runs_alone", "script"]
+__all__ = ["changed_rows", "one_query", "runs_alone", "script"]
 
 _QUERIES = frozenset({"SELECT", "EXPLAIN", "MULTI"})
 """MULTI is what PIVOT becomes: its temporary enum type, then the SELECT."""
@@ -26,8 +28,9 @@ def script(cursor: Any, sql: str, bytes_max: int) -> list[Any]:
     Raises InvalidSQL when there is none or one of them is BEGIN, COMMIT or ROLLBACK, LimitExceeded when the
     text is too long, and DuckDB's ParserException.
     """
-    if len(sql) > bytes_max:
-        raise LimitExceeded(f"the SQL has {len(sql)} characters, the limit is {bytes_max}")
+    size = len(sql.encode(errors="replace"))
+    if size > bytes_max:
+        raise LimitExceeded(f"the SQL has {size} bytes, the limit is {bytes_max}")
     statements: list[Any] = cursor.extract_statements(sql)
     if not statements:
         raise InvalidSQL("there is no statement")
@@ -55,15 +58,17 @@ def runs_alone(statement: Any) -> bool:
     return statement.type.name in _RUN_ALONE
 
 
-def only_counts(statement: Any, result: Any, changed: int) -> bool:
-    """Whether `result` (pyarrow.Table) is nothing but the number of changed rows.
+def changed_rows(statement: Any, result: Any) -> int | None:
+    """Return how many rows the statement changed (-1: not counted), or None when `result` holds rows for the caller.
 
-    DuckDB answers DML without RETURNING, and DDL, with one column `Count`: for the caller that is no result.
+    DuckDB answers DML without RETURNING with one BIGINT `Count`, and DDL with an empty `Count` or `Success`: for
+    the caller that is no result.
     """
-    if statement.type.name in _QUERIES:
-        return False
-    if result.num_columns == 0 or result.num_rows == 0:
-        return result.column_names in ([], ["Count"], ["Success"])
-    if result.column_names == ["Success"]:
-        return True
-    return bool(result.column_names == ["Count"] and result.num_rows == 1 and result.column(0)[0].as_py() == changed)
+    if statement.type.name in _QUERIES or result.column_names not in (["Count"], ["Success"]):
+        return None
+    if result.num_rows == 0:
+        return -1
+    column = result.column(0)
+    if result.num_rows == 1 and (pa.types.is_int64(column.type) or pa.types.is_boolean(column.type)):
+        return int(column[0].as_py()) if pa.types.is_int64(column.type) else -1
+    return None

@@ -1,7 +1,7 @@
-"""Cuts the TCP connections that are left when a server ends.
+"""Cuts TCP connections: those left when a server ends, and that of a client which no longer reads.
 
-pyarrow's `shutdown` waits for every call in flight and cannot be given a deadline, so one client that holds a
-stream open would keep the process. A connection that is shut down below gRPC ends its calls at once.
+pyarrow can neither cancel a call nor give `shutdown` a deadline, so one client that holds a stream open would
+keep its cursor, and the process. A connection that is shut down below gRPC ends its calls at once.
 
 Owns nothing. Must only ever touch sockets of this process whose local port is the server's.
 """
@@ -12,14 +12,18 @@ import contextlib
 import os
 import socket
 from pathlib import Path
+from urllib.parse import unquote
 
 __all__ = ["cut"]
 
 _DESCRIPTORS = Path("/dev/fd")  # Linux and macOS
 
 
-def cut(port: int) -> int:
-    """Shut down every accepted connection of the server on `port`; return how many there were."""
+def cut(port: int, peer: str | None = None) -> int:
+    """Shut down the accepted connections of the server on `port`, or only `peer`'s; return how many there were.
+
+    `peer` is what gRPC calls the other side, such as `ipv4:127.0.0.1:50412`.
+    """
     count = 0
     if not _DESCRIPTORS.is_dir():
         return count
@@ -28,7 +32,9 @@ def cut(port: int) -> int:
         with contextlib.suppress(OSError), socket.socket(fileno=os.dup(int(name))) as ours:
             if ours.family not in (socket.AF_INET, socket.AF_INET6) or ours.getsockname()[1] != port:
                 continue
-            ours.getpeername()  # fails for the listening socket
+            other = ours.getpeername()  # fails for the listening socket
+            if peer is not None and not (peer.endswith(f":{other[1]}") and other[0] in unquote(peer)):
+                continue
             ours.shutdown(socket.SHUT_RDWR)
             count += 1
     return count

@@ -17,6 +17,7 @@ from ..config import ServerConfig
 from ..engine import Caller
 from ..errors import DucktowerError, InternalError, Overloaded, Unavailable
 from ..protocol.status import to_flight
+from .connections import cut
 from .plain_flight import PlainFlight
 
 __all__ = ["Listener"]
@@ -79,6 +80,10 @@ class Listener(flight.FlightServerBase):
             body = action.body.to_pybytes() if action.body is not None else b""
             return iter([flight.Result(part) for part in self._plain.act(action.type, body, caller)])
 
+    def _hang_up(self, peer: str) -> None:
+        log.warning("cutting the connection of %s, which does not read what it asked for", peer)
+        cut(self.port, peer)
+
     @contextlib.contextmanager
     def _call(self, context: Any) -> Iterator[Caller]:
         """Admit a call, and let nothing out of it but an error of ours."""
@@ -88,7 +93,8 @@ class Listener(flight.FlightServerBase):
         try:
             if self._stopping:
                 raise Unavailable("the server is stopping")
-            yield Caller(peer=context.peer(), gone=context.is_cancelled)
+            peer = context.peer()
+            yield Caller(peer, gone=context.is_cancelled, hang_up=lambda: self._hang_up(peer))
         except DucktowerError as error:
             raise to_flight(error, self._config.error_bytes_max) from None
         except Exception as error:

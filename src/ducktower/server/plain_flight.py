@@ -9,13 +9,14 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable, Iterator
+from importlib import metadata
 from typing import Any, NamedTuple
 
 import pyarrow as pa
 import pyarrow.flight as flight
 
 from ..config import ServerConfig
-from ..engine import Caller, Engine, Receipt, Target
+from ..engine import Appending, Caller, Engine, Receipt, Target
 from ..engine.words import Outcome
 from ..errors import Cancelled, DucktowerError, InvalidArgument, LimitExceeded, Unavailable
 from ..protocol import commands
@@ -25,6 +26,7 @@ __all__ = ["PlainFlight"]
 
 log = logging.getLogger(__name__)
 
+_VERSION = metadata.version("ducktower")
 _IPC_PIECE_BYTES = 2 * 1024 * 1024
 
 
@@ -116,7 +118,7 @@ class PlainFlight:
 
     def _append(self, target: Target, reader: Any, outbox: Outbox, caller: Caller) -> None:
         """Queue each batch as a write of its own; answers go out as their commits return."""
-        schema = _schema_of(reader).remove_metadata()
+        appending = self._engine.appending(target, _schema_of(reader))
         sequence = 0
         while True:
             try:
@@ -132,11 +134,12 @@ class PlainFlight:
             sequence = commands.parse_sequence(metadata.to_pybytes()) if metadata is not None else sequence + 1
             if not outbox.owe(self._config.stream_writes_in_flight_max):
                 raise Cancelled("the client went away during its stream")
-            self._submit(target, schema, chunk.data, sequence, outbox)
+            self._submit(appending, chunk.data, sequence, outbox)
         if not outbox.settle() or caller.gone():
             raise Cancelled("the client went away during its stream")
 
-    def _submit(self, target: Target, schema: Any, batch: Any, sequence: int, outbox: Outbox) -> None:
+    @staticmethod
+    def _submit(appending: Appending, batch: Any, sequence: int, outbox: Outbox) -> None:
         def done(outcome: Outcome) -> None:
             if isinstance(outcome, Receipt):
                 outbox.post(commands.ack(sequence, outcome.rows, outcome.commit))
@@ -144,13 +147,7 @@ class PlainFlight:
                 outbox.post(commands.rejection(sequence, outcome))
 
         try:
-            nbytes = batch.nbytes
-            if nbytes > self._engine.config.group_bytes_max:
-                raise LimitExceeded(
-                    f"a write of a stream has {nbytes} bytes, the limit is "
-                    f"{self._engine.config.group_bytes_max}; send it with ingest"
-                )
-            self._engine.submit(target, schema, [batch.replace_schema_metadata(None)], nbytes, done)
+            appending.submit(batch, done)
         except DucktowerError as error:
             outbox.post(commands.rejection(sequence, error))
 
@@ -175,7 +172,7 @@ class PlainFlight:
         yield from action.run(arguments, caller)
 
     def _health(self, _arguments: dict[str, Any], _caller: Caller) -> Iterator[bytes]:
-        yield commands.to_json(self._engine.health())
+        yield commands.to_json({"version": _VERSION, **self._engine.health()})
 
     def _statistics(self, _arguments: dict[str, Any], _caller: Caller) -> Iterator[bytes]:
         yield commands.to_json(self._engine.statistics())

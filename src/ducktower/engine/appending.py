@@ -1,0 +1,45 @@
+"""One open stream of small writes to one table: what is the same for all of its writes is found out once.
+
+Owns nothing but that. Must never wait for a commit: outcomes go to `done`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from ..arrow_types import plain_schema
+from ..config import EngineConfig
+from ..errors import LimitExceeded
+from .commit_queue import CommitQueue
+from .words import Outcome, Target, Write
+
+__all__ = ["Appending"]
+
+
+class Appending:
+    """Used by one thread, the stream's."""
+
+    def __init__(self, queue: CommitQueue, config: EngineConfig, target: Target, schema: Any) -> None:
+        self._queue = queue
+        self._config = config
+        self._target = target
+        self._schema = plain_schema(schema)
+        self._cast = self._schema != schema.remove_metadata()
+
+    def submit(self, batch: Any, done: Callable[[Outcome], None]) -> None:
+        """Queue a record batch as one write and return; `done` is called after its COMMIT and must not block.
+
+        Waits for room in the queue for at most `queue_wait_seconds`. Raises Overloaded when there was none,
+        LimitExceeded for a batch larger than a group, Unavailable when the server stops; `done` is not called
+        then.
+        """
+        nbytes = batch.nbytes
+        if nbytes > self._config.group_bytes_max:
+            raise LimitExceeded(
+                f"a write of a stream has {nbytes} bytes, the limit is {self._config.group_bytes_max}; "
+                "send it as a write of its own"
+            )
+        batch = batch.cast(self._schema) if self._cast else batch.replace_schema_metadata(None)
+        write = Write(self._target, self._schema, [batch], batch.num_rows, nbytes, done)
+        self._queue.submit(write, wait_seconds=self._config.queue_wait_seconds)

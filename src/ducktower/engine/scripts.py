@@ -1,0 +1,100 @@
+"""SQL that writes: a script is one transaction, and a conflict is tried again.
+
+Owns the order in which statements that met a conflict try again. Must never run a statement of a kind that
+`statements` refuses.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+import time
+from typing import Any
+
+import duckdb
+import pyarrow as pa
+
+from ..config import EngineConfig
+from ..errors import Conflict, DucktowerError, LimitExceeded
+from . import statements
+from .calls import Call
+from .failures import translate
+
+__all__ = ["Parameters", "Scripts"]
+
+_PAUSE_SECONDS_FIRST = 0.001
+_PAUSE_SECONDS_MAX = 0.1
+_BATCH_ROWS = 2_048
+
+Parameters = list[Any] | dict[str, Any] | None
+
+
+class Scripts:
+    """Safe from any thread; each run uses the cursor that it is given."""
+
+    def __init__(self, config: EngineConfig) -> None:
+        self._config = config
+        # Held by one statement that met a conflict, while it tries again: so somebody always gets through.
+        self._turn = threading.Lock()
+
+    def run(self, cursor: Any, sql: str, parameters: Parameters, call: Call) -> tuple[int, Any]:
+        """Run all of `sql` or nothing; return the last statement's changed rows (-1: not counted) and result.
+
+        The result is a pyarrow.Table, or None when there is none. Parameters go to the last statement. Raises
+        Conflict when others kept changing the same rows for `conflict_retry_seconds`.
+        """
+        script = statements.script(cursor, sql, self._config.sql_bytes_max)
+        deadline = time.monotonic() + self._config.conflict_retry_seconds
+        try:
+            return self._once(cursor, script, parameters)
+        except (duckdb.Error, DucktowerError) as error:
+            if not isinstance(translate(error, call), Conflict):
+                raise
+        pause = _PAUSE_SECONDS_FIRST
+        while True:
+            remaining = deadline - time.monotonic()
+            if remaining <= 0 or not self._turn.acquire(timeout=remaining):
+                raise Conflict("other transactions kept changing the same rows; nothing was stored")
+            try:
+                call.check()
+                return self._once(cursor, script, parameters)
+            except (duckdb.Error, DucktowerError) as error:
+                if not isinstance(translate(error, call), Conflict):
+                    raise
+            finally:
+                self._turn.release()
+            time.sleep(pause)
+            pause = min(pause * 2, _PAUSE_SECONDS_MAX)
+
+    def _once(self, cursor: Any, script: list[Any], parameters: Parameters) -> tuple[int, Any]:
+        if len(script) == 1 and statements.runs_alone(script[0]):
+            return self._last(cursor, script[0], parameters)
+        cursor.execute("BEGIN TRANSACTION")
+        try:
+            for statement in script[:-1]:
+                cursor.execute(statement)
+            result = self._last(cursor, script[-1], parameters)
+            cursor.execute("COMMIT")
+        except BaseException:
+            with contextlib.suppress(duckdb.Error):
+                cursor.execute("ROLLBACK")
+            raise
+        return result
+
+    def _last(self, cursor: Any, statement: Any, parameters: Parameters) -> tuple[int, Any]:
+        relation = cursor.sql(statement, params=parameters)
+        if relation is None:
+            return -1, None
+        reader = relation.to_arrow_reader(_BATCH_ROWS)
+        batches: list[Any] = []
+        nbytes = 0
+        for batch in reader:
+            nbytes += batch.nbytes
+            if nbytes > self._config.returned_bytes_max:
+                raise LimitExceeded(
+                    f"the statement returns more than {self._config.returned_bytes_max} bytes; it was rolled back"
+                )
+            batches.append(batch)
+        table = pa.Table.from_batches(batches, schema=reader.schema)
+        changed = statements.changed_rows(statement, table)
+        return (table.num_rows, table) if changed is None else (changed, None)
