@@ -22,6 +22,7 @@ from ..errors import (
     Conflict,
     DucktowerError,
     InternalError,
+    InvalidArgument,
     TimedOut,
     coded_text,
 )
@@ -61,7 +62,7 @@ class Engine:
         self._committer = GroupCommitter(self._database, self.config, self._commits, self._rows)
         self._queue = CommitQueue(self.config, self._committer.commit)
         self._limits = {"upload": self.config.upload_timeout_seconds}
-        self._scripts = Scripts(self.config)
+        self._scripts = Scripts(self.config, tables_changed=self._committer.forget_plans)
 
     # -- reading --------------------------------------------------------------------------------------
 
@@ -303,8 +304,12 @@ class Engine:
         return self._put_alone(target, schema, caller, lambda load, retry: load.stream(reader, retry))
 
     def _put_alone(self, target: Target, schema: Any, caller: Caller, store: Callable[[Load, float], int]) -> Receipt:
+        if not len(schema):
+            raise InvalidArgument(f'table "{target.label}" needs at least one column')
         with self._cursor("large write", "upload", target.label, caller) as (lease, call):
             load = Load(lease, self._database.catalog, target, schema, call)
             rows = store(load, self.config.conflict_retry_seconds)
+            if target.mode not in ("append", "upsert"):
+                self._committer.forget_plans()
             self._rows.add(rows)
             return Receipt(rows, self._commits.add())

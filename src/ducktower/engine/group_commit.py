@@ -104,6 +104,7 @@ class GroupCommitter:
         self._lock = threading.Lock()
         self._lease: Lease | None = None
         self._plans: OrderedDict[PlanKey, _Plan] = OrderedDict()
+        self._stale = False  # set by any thread, without the lock: the next group makes its plans anew
         database.before_reopen(self.close)
 
     def commit(self, writes: Sequence[Write]) -> list[Outcome]:
@@ -114,7 +115,18 @@ class GroupCommitter:
                 cursor = self._cursor()
             except DucktowerError as error:
                 return [error] * len(writes)
+            if self._stale:
+                self._stale = False
+                for key in list(self._plans):
+                    self._forget(cursor, key)
             return self._commit(cursor, list(writes))
+
+    def forget_plans(self) -> None:
+        """Have every plan made anew: a table was made, dropped or altered.
+
+        DuckDB would bind a prepared INSERT to the new table by itself, but past our own checks of its columns.
+        """
+        self._stale = True
 
     def close(self) -> None:
         """Drop the plans and the cursor; the next group makes new ones."""

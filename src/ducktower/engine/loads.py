@@ -71,8 +71,8 @@ class Load:
 
     def table(self, table: Any, retry_seconds: float) -> int:
         """Store a pyarrow.Table, all or nothing, trying again for `retry_seconds` after conflicts."""
-        self._cursor.register(self._name, table)
         try:
+            self._cursor.register(self._name, table)
             self._retried(retry_seconds, once=False)
         except (duckdb.Error, DucktowerError, pa.ArrowException, OSError) as error:
             raise self._reason(error, self._name) from error

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import threading
 import time
+from collections.abc import Callable
 from typing import Any
 
 import duckdb
@@ -32,8 +33,9 @@ Parameters = list[Any] | dict[str, Any] | None
 class Scripts:
     """Safe from any thread; each run uses the cursor that it is given."""
 
-    def __init__(self, config: EngineConfig) -> None:
+    def __init__(self, config: EngineConfig, tables_changed: Callable[[], None]) -> None:
         self._config = config
+        self._tables_changed = tables_changed
         # Held by one statement that met a conflict, while it tries again: so somebody always gets through.
         self._turn = threading.Lock()
 
@@ -44,6 +46,13 @@ class Scripts:
         Conflict when others kept changing the same rows for `conflict_retry_seconds`.
         """
         script = statements.script(cursor, sql, self._config.sql_bytes_max)
+        try:
+            return self._retried(cursor, script, parameters, call)
+        finally:
+            if any(statements.changes_tables(statement) for statement in script):
+                self._tables_changed()
+
+    def _retried(self, cursor: Any, script: list[Any], parameters: Parameters, call: Call) -> tuple[int, Any]:
         deadline = time.monotonic() + self._config.conflict_retry_seconds
         try:
             return self._once(cursor, script, parameters)

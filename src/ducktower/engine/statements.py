@@ -13,13 +13,16 @@ import pyarrow as pa
 
 from ..errors import Forbidden, InvalidSQL, LimitExceeded
 
-__all__ = ["changed_rows", "one_query", "runs_alone", "script"]
+__all__ = ["changed_rows", "changes_tables", "one_query", "runs_alone", "script"]
 
 _QUERIES = frozenset({"SELECT", "EXPLAIN", "MULTI"})
 """MULTI is what PIVOT becomes: its temporary enum type, then the SELECT."""
 
 _RUN_ALONE = frozenset({"ATTACH", "CALL", "COPY_DATABASE", "DETACH", "EXPORT", "LOAD", "PRAGMA", "SET", "VACUUM"})
 """Statements that DuckDB refuses inside a transaction, or that a transaction would not undo."""
+
+
+_KEEP_TABLES = _QUERIES | {"INSERT", "UPDATE", "DELETE", "MERGE_INTO"}
 
 
 def script(cursor: Any, sql: str, bytes_max: int) -> list[Any]:
@@ -56,6 +59,11 @@ def one_query(cursor: Any, sql: str, bytes_max: int) -> Any:
 def runs_alone(statement: Any) -> bool:
     """Whether the statement must run outside a transaction of ours."""
     return statement.type.name in _RUN_ALONE
+
+
+def changes_tables(statement: Any) -> bool:
+    """Whether tables may be other ones after the statement: made, dropped or altered."""
+    return statement.type.name not in _KEEP_TABLES
 
 
 def changed_rows(statement: Any, result: Any) -> int | None:
