@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from ducktower.config import EngineConfig
 from ducktower.engine.commit_queue import CommitQueue
-from ducktower.engine.words import Outcome, Receipt, Target, Write
+from ducktower.engine.words import Outcome, PlanKey, Receipt, Target, Write
 from ducktower.errors import Conflict, InternalError, LimitExceeded, Overloaded, Unavailable
 from support.threads import together
 from support.waiting import SECONDS_MAX, until
@@ -40,7 +40,7 @@ class Outcomes:
 
     def write(self, number: int, nbytes: int = 1, rows: int = 1) -> Write:
         self.of[number] = []
-        return Write(Target("t"), None, [number], rows, nbytes, self.of[number].append)
+        return Write(PlanKey(Target("t"), None), [number], rows, nbytes, self.of[number].append)
 
     def all_answered(self) -> bool:
         return all(self.of.values())
@@ -246,9 +246,9 @@ def test_done_may_submit_again(committer: Committer) -> None:
     def again(outcome: Outcome) -> None:
         rounds.append(queue.depth()[0])
         if len(rounds) < 5:
-            queue.submit(Write(Target("t"), None, [0], 1, 1, again))
+            queue.submit(Write(PlanKey(Target("t"), None), [0], 1, 1, again))
 
-    queue.submit(Write(Target("t"), None, [0], 1, 1, again))
+    queue.submit(Write(PlanKey(Target("t"), None), [0], 1, 1, again))
     until(lambda: len(rounds) == 5, "five rounds")
     assert queue.close(SECONDS_MAX)
 
@@ -261,7 +261,7 @@ def test_a_done_that_fails_harms_nobody_else(committer: Committer, caplog: pytes
     def bad(_: Outcome) -> None:
         raise RuntimeError("mine")
 
-    queue.submit(Write(Target("t"), None, [0], 1, 1, bad))
+    queue.submit(Write(PlanKey(Target("t"), None), [0], 1, 1, bad))
     queue.submit(outcomes.write(1))
     committer.gate.set()
     until(outcomes.all_answered, "the other answers")

@@ -12,7 +12,7 @@ from ..arrow_types import plain_schema
 from ..config import EngineConfig
 from ..errors import LimitExceeded
 from .commit_queue import CommitQueue
-from .words import Outcome, Target, Write
+from .words import Outcome, PlanKey, Target, Write
 
 __all__ = ["Appending"]
 
@@ -23,8 +23,8 @@ class Appending:
     def __init__(self, queue: CommitQueue, config: EngineConfig, target: Target, schema: Any) -> None:
         self._queue = queue
         self._config = config
-        self._target = target
         self._schema = plain_schema(schema)
+        self._key = PlanKey(target, self._schema)
         self._cast = self._schema != schema.remove_metadata()
 
     def submit(self, batch: Any, done: Callable[[Outcome], None]) -> None:
@@ -41,5 +41,5 @@ class Appending:
                 "send it as a write of its own"
             )
         batch = batch.cast(self._schema) if self._cast else batch.replace_schema_metadata(None)
-        write = Write(self._target, self._schema, [batch], batch.num_rows, nbytes, done)
+        write = Write(self._key, [batch], batch.num_rows, nbytes, done)
         self._queue.submit(write, wait_seconds=self._config.queue_wait_seconds)

@@ -38,7 +38,7 @@ from .inserts import table_exists, table_name
 from .loads import Load
 from .scripts import Parameters, Scripts
 from .streams import batch_rows, bounded, chained
-from .words import Executed, Outcome, Receipt, Target, Write
+from .words import Executed, Outcome, PlanKey, Receipt, Target, Write
 
 __all__ = ["Engine"]
 
@@ -294,7 +294,7 @@ class Engine:
             answered.release()
 
         rows = sum(batch.num_rows for batch in batches)
-        self._queue.submit(Write(target, schema, batches, rows, nbytes, done))
+        self._queue.submit(Write(PlanKey(target, schema), batches, rows, nbytes, done))
         limit = self.config.query_timeout_seconds
         if not answered.acquire(timeout=-1 if limit is None else limit):
             return TimedOut(f"the commit took more than {limit:g} seconds; whether it was stored is not known")

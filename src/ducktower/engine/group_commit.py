@@ -190,7 +190,7 @@ class GroupCommitter:
             if plan is None:
                 return translate(failure)
             plan.fill(write.batches)
-            return diagnose(cursor, self._database.catalog, write.target, write.schema, plan.name, failure)
+            return diagnose(cursor, self._database.catalog, write.key.target, write.key.schema, plan.name, failure)
         except Exception:
             log.exception("cannot find the reason of a failed write")
             return translate(failure)
@@ -228,7 +228,7 @@ class GroupCommitter:
         if plan is not None:
             self._plans.move_to_end(key)
             return plan
-        plan = self._plans[key] = _Plan(cursor, self._database.catalog, *key)
+        plan = self._plans[key] = _Plan(cursor, self._database.catalog, key.target, key.schema)
         if len(self._plans) > self._config.plans_max:
             _, oldest = self._plans.popitem(last=False)
             oldest.drop(cursor)

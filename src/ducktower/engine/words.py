@@ -6,7 +6,7 @@ Owns no behaviour beyond checking itself. Must never import DuckDB: the queue is
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple, TypeAlias, get_args
 
 from ..errors import DucktowerError, InvalidArgument
@@ -60,22 +60,35 @@ class Target:
         return self.table if self.schema == "main" else f"{self.schema}.{self.table}"
 
 
-PlanKey: TypeAlias = tuple[Target, Any]
-"""A target and the Arrow schema of the rows: writes of one key can share one insert."""
+class PlanKey:
+    """A target and the Arrow schema of the rows: writes of one key can share one insert.
+
+    Its hash is computed once, because the committing thread looks it up for every write of a group.
+    """
+
+    __slots__ = ("_hash", "schema", "target")
+
+    def __init__(self, target: Target, schema: Any) -> None:
+        self.target = target
+        self.schema = schema  # pyarrow.Schema, without metadata of its own
+        self._hash = hash((target, schema))
+
+    def __hash__(self) -> int:
+        return self._hash
+
+    def __eq__(self, other: object) -> bool:
+        if self is other:
+            return True
+        return isinstance(other, PlanKey) and self.target == other.target and self.schema == other.schema
 
 
 @dataclass(slots=True)
 class Write:
     """Rows that succeed or fail together, on their way through the commit queue."""
 
-    target: Target
-    schema: Any  # pyarrow.Schema, without metadata of its own
+    key: PlanKey
     batches: list[Any]  # list[pyarrow.RecordBatch]
     rows: int
     nbytes: int
     done: Callable[[Outcome], None]
     """Called once, by the committing thread, after COMMIT returned or the write failed. Must not block."""
-    key: PlanKey = field(init=False)
-
-    def __post_init__(self) -> None:
-        self.key = (self.target, self.schema)
