@@ -53,13 +53,16 @@ def patiently(call: Callable[[], Any], seconds: float = 20.0) -> Any:
 
 
 def survive_a_restart(directory: str) -> None:
-    """Write, lose the server, read again: the client reconnects by itself, acknowledged rows are there."""
+    """Write, lose the server, read again: acknowledged rows are there.
+
+    The client would try again by itself for 10 seconds; here it leaves that to `patiently`, to show how.
+    """
     database = os.path.join(directory, "recovery.duckdb")
     with socket.socket() as probe:  # a port that the second server can have again
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     server = ducktower.serve(database, port=port, drain_seconds=1.0)
-    with ducktower.connect(server.url) as client:
+    with ducktower.connect(server.url, retry_seconds=0.1) as client:
         client.create_table(TABLE, SCHEMA)
         show_errors(client)
         receipt = client.ingest(TABLE, [{"id": 1, "value": "stored before the restart"}])

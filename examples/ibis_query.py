@@ -7,7 +7,7 @@ import contextlib
 import os
 import random
 
-import ibis
+from ibis import _
 
 import ducktower
 
@@ -21,17 +21,16 @@ def main() -> None:
 
         cities = ("Berlin", "Lagos", "Lima")
         rows = [
-            {"id": number, "city": cities[number % 3], "celsius": random.gauss(20.0, 5.0)}
-            for number in range(9_000)
+            {"id": number, "city": cities[number % 3], "celsius": random.gauss(20.0, 5.0)} for number in range(9_000)
         ]
         client.ingest(TABLE, rows, mode="replace")
 
         # The table's columns and types come from the server; nothing runs until the expression is sent.
-        measured = ibis.table(ibis.schema(client.table_schema(TABLE)), name=TABLE)
+        measured = client.table(TABLE)
         warm = (
-            measured.filter(measured.celsius > 25)
+            measured.filter(_.celsius > 25)
             .group_by("city")
-            .agg(warm_days=measured.count(), hottest=measured.celsius.max().round(1))
+            .agg(warm_days=_.count(), hottest=_.celsius.max().round(1))
             .order_by("city")
         )
         for row in client.query(warm).to_pylist():

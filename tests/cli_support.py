@@ -15,6 +15,8 @@ from typing import Any
 
 import psutil
 
+import ducktower
+
 COMMAND = (sys.executable, "-m", "ducktower.cli")
 EXAMPLES = Path(__file__).parent.parent / "examples"
 SECONDS_MAX = 60
@@ -95,9 +97,9 @@ def last_json(output: bytes) -> dict[str, Any]:
 
 
 def query(url: str, sql: str) -> list[dict[str, Any]]:
-    """Ask with the command itself."""
-    out = run("query", sql, "--url", url, "--format", "json").stdout
-    rows: list[dict[str, Any]] = json.loads(out)
+    """Ask with the library, which is quicker than a process for each question."""
+    with ducktower.connect(url) as client:
+        rows: list[dict[str, Any]] = client.query(sql).to_pylist()
     return rows
 
 
@@ -106,9 +108,7 @@ def is_gone(pid: int, seconds: float = SECONDS_MAX) -> bool:
     end = time.monotonic() + seconds
     while time.monotonic() < end:
         try:
-            if (
-                psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
-            ):  # nobody may be there to fetch its status
+            if psutil.Process(pid).status() == psutil.STATUS_ZOMBIE:  # nobody may be there to fetch its status
                 return True
         except psutil.NoSuchProcess:
             return True

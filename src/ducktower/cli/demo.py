@@ -11,7 +11,7 @@ import subprocess
 import sys
 import threading
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
@@ -20,7 +20,7 @@ from typing import Annotated, Any
 import typer
 
 from ..errors import CODES, DucktowerError, InternalError, TimedOut
-from .demo_view import Picture, show
+from .demo_view import Picture, announced, print_summary, show
 from .options import rate_of
 from .scenarios import DEFAULT_TABLE, SCENARIOS, ScenarioName, count_query, make_table
 from .terminal import leave
@@ -186,21 +186,18 @@ def command(
     write_orders = orders | {"role": WRITER, "per_second": rate_of(rate, None, default=_WRITE_RATE)}
     read_orders = orders | {"role": READER, "per_second": rate_of(read_rate, None, default=_READ_RATE)}
     with _children(writers, readers) as (server, write_children, read_children):
-        crew = [*write_children, *read_children]
-        server.wait_for("loaded", _START_SECONDS_MAX)
-        server.order({"role": SERVER, "database": None if database is None else str(database)})
-        ready = server.wait_for("ready", _START_SECONDS_MAX)
+        with announced("starting the processes", live=live):
+            ready = _start(server, database)
+            for child in (*write_children, *read_children):
+                child.wait_for("loaded", _START_SECONDS_MAX)
 
         from ..client import connect
 
         with connect(ready["url"]) as client:
             make_table(client, SCENARIOS[scenario], table)
             rows_before = _count(client, table)
-            for child in crew:
-                child.wait_for("loaded", _START_SECONDS_MAX)
             picture = Picture(
-                url=ready["url"],
-                database=ready["database"],
+                **ready,
                 table=table,
                 columns=SCENARIOS[scenario].columns,
                 question=orders["query"],
@@ -209,21 +206,15 @@ def command(
                 readers=read_children,
                 statistics=client.statistics,
             )
-            for child in write_children:
-                child.order(write_orders | {"url": ready["url"]})
-            for child in read_children:
-                child.order(read_orders | {"url": ready["url"]})
-            show(picture, stop, crew, live=live, quiet=as_json)
+            _order(write_children, write_orders | {"url": ready["url"]})
+            _order(read_children, read_orders | {"url": ready["url"]})
+            show(picture, stop, [*write_children, *read_children], live=live, quiet=as_json)
             stop.set()
-            for group in (write_children, read_children):  # the readers ask once more, after the last write
-                for child in group:
-                    child.order("stop")
-                for child in group:
-                    child.wait_for("done", _STOP_SECONDS_MAX)
+            _finish(write_children)
+            _finish(read_children)  # they ask once more, after the last write
             spent = picture.spent()
             summary = picture.summary(spent, rows_before, _count(client, table)) | {"scenario": scenario.value}
-        server.order("stop")
-        server.wait_for("done", _STOP_SECONDS_MAX)
+        _finish([server])
     return _verdict(summary, as_json=as_json)
 
 
@@ -248,6 +239,24 @@ def _children(writers: int, readers: int) -> Iterator[tuple[Child, list[Child], 
             child.end()
 
 
+def _start(server: Child, database: Path | None) -> dict[str, Any]:
+    """Have the server serve; return its `url` and the `database` it opened."""
+    server.wait_for("loaded", _START_SECONDS_MAX)
+    server.order({"role": SERVER, "database": None if database is None else str(database)})
+    return server.wait_for("ready", _START_SECONDS_MAX)
+
+
+def _order(children: Sequence[Child], what: Any) -> None:
+    for child in children:
+        child.order(what)
+
+
+def _finish(children: Sequence[Child]) -> None:
+    _order(children, "stop")
+    for child in children:
+        child.wait_for("done", _STOP_SECONDS_MAX)
+
+
 def _count(client: Any, table: str) -> int:
     return int(client.query(count_query(table)).column(0)[0].as_py())
 
@@ -256,8 +265,6 @@ def _verdict(summary: dict[str, Any], *, as_json: bool) -> int:
     if as_json:
         typer.echo(json.dumps(summary))
     else:
-        from .demo_view import print_summary
-
         print_summary(summary)
     wrong = []
     if summary["rows_acknowledged"] != summary["rows_in_table"]:

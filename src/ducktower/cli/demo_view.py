@@ -10,23 +10,25 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import typer
 
 from ..errors import DucktowerError
-from .terminal import block_chart, milliseconds, sparkline
+from .terminal import block_chart, milliseconds, one_line, sparkline
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
     from .demo import Child
 
-__all__ = ["Picture", "print_summary", "show"]
+__all__ = ["Picture", "announced", "print_summary", "show"]
 
-_SAMPLE_SECONDS = 0.25
-_SMOOTHED_SAMPLES = 4
+_SAMPLE_SECONDS = 0.15
+_SMOOTHED_SAMPLES = 6
+_LIVE_REFRESH_SAMPLES = 2
 _SAMPLES_MAX = 4096
 _LINE_SECONDS = 1.0
 _CHART_LINES = 7
@@ -48,13 +50,14 @@ class Picture:
     statistics: Callable[[], dict[str, Any]]
     started: float = field(default_factory=time.monotonic)
     server: dict[str, Any] = field(default_factory=dict)
-    _samples: deque[tuple[float, list[int]]] = field(default_factory=lambda: deque(maxlen=_SMOOTHED_SAMPLES + 1))
+    _points: list[deque[tuple[float, int]]] = field(default_factory=list)
     rates: list[deque[float]] = field(default_factory=list)
     """Rows a second of each writer over time."""
     totals: deque[float] = field(default_factory=lambda: deque(maxlen=_SAMPLES_MAX))
     """Rows a second of all writers together over time."""
 
     def __post_init__(self) -> None:
+        self._points = [deque(maxlen=_SMOOTHED_SAMPLES + 1) for _ in self.writers]
         self.rates = [deque(maxlen=_SAMPLES_MAX) for _ in self.writers]
 
     def spent(self) -> float:
@@ -72,15 +75,12 @@ class Picture:
     def sample(self) -> None:
         """Take one point of each curve, and ask the server for its own figures."""
         self.server = self.statistics()
-        now = time.monotonic()
-        rows = [writer.report.get("rows", 0) for writer in self.writers]
-        self._samples.append((now, rows))
-        then, before = self._samples[0]
-        if now > then:
-            speeds = [(after - earlier) / (now - then) for after, earlier in zip(rows, before, strict=True)]
-            for curve, speed in zip(self.rates, speeds, strict=True):
-                curve.append(speed)
-            self.totals.append(sum(speeds))
+        for writer, points, curve in zip(self.writers, self._points, self.rates, strict=True):
+            # Each point has the time of the report that it comes from: reports and samples keep no step.
+            points.append((writer.report.get("at", 0.0), writer.report.get("rows", 0)))
+            (then, before), (now, after) = points[0], points[-1]
+            curve.append((after - before) / (now - then) if now > then > 0 else 0.0)
+        self.totals.append(sum(curve[-1] for curve in self.rates))
 
     def rate(self) -> float:
         """Return the rows acknowledged a second, over the last second."""
@@ -150,7 +150,7 @@ def show(picture: Picture, stop: threading.Event, crew: Sequence[Child], *, live
             screen.update()
             left = _SAMPLE_SECONDS if picture.seconds is None else picture.seconds - picture.spent()
             stop.wait(max(0.0, min(_SAMPLE_SECONDS, left)))
-        screen.update()
+        screen.draw()
 
 
 def _sample(picture: Picture, stop: threading.Event) -> None:
@@ -159,6 +159,15 @@ def _sample(picture: Picture, stop: threading.Event) -> None:
     except DucktowerError as error:
         if not error.retryable or stop.is_set():
             raise
+
+
+def announced(what: str, *, live: bool) -> AbstractContextManager[object]:
+    """Show on a terminal what is waited for, until the context ends."""
+    if not live:
+        return nullcontext()
+    from rich.console import Console
+
+    return Console().status(what, spinner="dots")
 
 
 class _Quiet:
@@ -171,6 +180,9 @@ class _Quiet:
         return None
 
     def update(self) -> None:
+        """Do nothing."""
+
+    def draw(self) -> None:
         """Do nothing."""
 
 
@@ -206,6 +218,7 @@ class _LiveScreen(_Quiet):
         from rich.live import Live
 
         self._picture = picture
+        self._updates = 0
         self._console = Console()
         self._live = Live(console=self._console, auto_refresh=False, redirect_stdout=False, redirect_stderr=False)
 
@@ -216,6 +229,12 @@ class _LiveScreen(_Quiet):
         self._live.stop()
 
     def update(self) -> None:
+        """Draw the picture as it is now, each second time."""
+        self._updates += 1
+        if self._updates % _LIVE_REFRESH_SAMPLES == 0:
+            self.draw()
+
+    def draw(self) -> None:
         """Draw the picture as it is now."""
         self._live.update(_drawn(self._picture, self._console.width), refresh=True)
 
@@ -262,11 +281,11 @@ def _figures(picture: Picture, width: int) -> RenderableType:
     spent = max(picture.spent(), 1e-9)
     figures = Table(box=ROUNDED, border_style="bright_black", show_header=True, header_style="dim", width=width)
     values = {
-        "rows acknowledged": f"{picture.acknowledged():,}",
-        "rows a second": f"{picture.rate():,.0f}",
-        "writes a second": f"{picture.server.get('group_writes', 0) / spent:,.0f}",
-        "a commit holds": f"{picture.group_size():.1f} writes",
-        "with": f"{picture.group_rows():.0f} rows",
+        "rows stored": f"{picture.acknowledged():,}",
+        "rows/s": f"{picture.rate():,.0f}",
+        "writes/s": f"{picture.server.get('group_writes', 0) / spent:,.0f}",
+        "group size": f"{picture.group_size():.1f}",
+        "group rows": f"{picture.group_rows():,.0f}",
         "commit p50": milliseconds(p50),
         "commit p99": milliseconds(p99),
     }
@@ -303,11 +322,18 @@ def _processes(picture: Picture, width: int) -> RenderableType:
         table.add_row(
             Text(child.name, style="magenta"),
             str(child.pid),
-            Text(f"{picture.question} → ", style="magenta").append(str(told.get("answer", "")), style="bold magenta"),
+            _answer(picture.question, str(told.get("answer", ""))),
             f"{told.get('reads', 0):,} reads",
             *_shared_cells(told),
         )
     return table
+
+
+def _answer(question: str, answer: str) -> RenderableType:
+    from rich.text import Text
+
+    shown = f"{int(answer):,}" if answer.isdecimal() else one_line(answer)
+    return Text.assemble((shown, "bold magenta"), (f" ← {one_line(question)}", "dim"))
 
 
 def _shared_cells(told: dict[str, Any]) -> tuple[Any, ...]:

@@ -10,6 +10,7 @@ import json
 import sys
 import tempfile
 import threading
+import time
 from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
@@ -126,6 +127,7 @@ def _write(worker: _Worker, orders: dict[str, Any]) -> None:
         def report() -> None:
             worker.say(
                 event="report",
+                at=time.monotonic(),
                 rows=writer.acknowledged,
                 errors=writer.errors,
                 found=writer.found,

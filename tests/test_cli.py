@@ -1,0 +1,485 @@
+"""The commands, as a user meets them: real processes, exit statuses, one clear line for what went wrong."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import os
+import pty
+import select
+import signal
+import subprocess
+import time
+from collections.abc import Iterator
+from dataclasses import fields
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import typer.main
+
+import cli_support as cli
+from ducktower.cli.app import app
+from ducktower.config import EngineConfig, ServerConfig
+
+ODD = 'a"; DROP TABLE b; --'
+
+
+@pytest.fixture(scope="module")
+def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The URL of one server that the tests of this module share."""
+    database = tmp_path_factory.mktemp("cli") / "shared.duckdb"
+    with cli.serving(str(database)) as (address, _):
+        yield address
+
+
+class TestServe:
+    def test_a_signal_drains_checkpoints_and_exits_0(self, tmp_path: Path) -> None:
+        """SIGTERM and SIGINT end a server in order: one ready line on stdout, no WAL left, exit status 0."""
+        for number in (signal.SIGTERM, signal.SIGINT):
+            database = tmp_path / f"{number.name}.duckdb"
+            with cli.serving(str(database)) as (address, process):
+                cli.run("write", "--count", "5", "--rate", "max", "--url", address)
+                status, out, err = cli.stopped(process, number)
+            assert (status, out) == (0, "")
+            assert "Traceback" not in err
+            assert database.exists()
+            assert not database.with_name(database.name + ".wal").exists()
+
+    def test_rows_are_there_after_a_restart(self, tmp_path: Path) -> None:
+        """What was acknowledged before a stop is served after a start."""
+        database = str(tmp_path / "kept.duckdb")
+        with cli.serving(database) as (address, process):
+            cli.run("write", "--count", "100", "--rate", "max", "--url", address)
+            assert cli.stopped(process)[0] == 0
+        with cli.serving(database) as (address, _):
+            assert cli.query(address, "SELECT count(*) AS n FROM concurrent_test") == [{"n": 100}]
+
+    def test_a_client_with_an_open_stream_does_not_hold_it(self, tmp_path: Path) -> None:
+        """A writer that stays connected does not keep a stopping server from ending."""
+        with (
+            cli.serving(str(tmp_path / "held.duckdb")) as (address, process),
+            cli.started("write", "--every", "0.1", "--url", address, "--retry-seconds", "1") as writer,
+        ):
+            assert writer.stdout is not None
+            assert writer.stdout.readline()
+            assert cli.stopped(process)[0] == 0
+
+    def test_a_second_server_on_the_same_port(self, url: str) -> None:
+        """The port is named, and nothing else happens to the first server."""
+        port = url.rsplit(":", 1)[1]
+        assert port in cli.fails("serve", "--port", port, code="UNAVAILABLE")
+        assert cli.run("health", "--url", url).returncode == 0
+
+    def test_a_second_server_on_the_same_file(self, tmp_path: Path) -> None:
+        """The file is named, and the first server goes on."""
+        database = str(tmp_path / "one.duckdb")
+        with cli.serving(database) as (address, _):
+            assert "one.duckdb" in cli.fails("serve", database, "--port", "0", code="UNAVAILABLE")
+            cli.run("write", "--count", "1", "--url", address)
+
+    def test_a_file_that_is_no_database(self, tmp_path: Path) -> None:
+        """The file is named, and stays as it was."""
+        path = tmp_path / "letter.txt"
+        path.write_text("Dear reader, this is no database. " * 1000)
+        assert "letter.txt" in cli.fails("serve", str(path), "--port", "0", code="INVALID_ARGUMENT")
+        assert path.read_text().startswith("Dear reader")
+
+    def test_a_directory_that_is_not_there(self, tmp_path: Path) -> None:
+        """A path that cannot be opened is named."""
+        result = cli.run("serve", str(tmp_path / "no" / "where.duckdb"), "--port", "0", check=False)
+        assert result.returncode == 1
+        assert b"where.duckdb" in result.stderr
+        assert b"Traceback" not in result.stderr
+
+    def test_an_open_address_needs_a_word(self) -> None:
+        """A server that other machines reach is not started by mistake."""
+        cli.fails("serve", "--host", "0.0.0.0", "--port", "0", code="FORBIDDEN")
+
+    def test_settings_come_from_the_environment(self, tmp_path: Path) -> None:
+        """An environment variable stands for an option, and the option wins."""
+        database = str(tmp_path / "set.duckdb")
+        with cli.started("serve", "--port", "0", DUCKTOWER_DATABASE=database, DUCKTOWER_PORT="1") as process:
+            assert process.stdout is not None
+            address = process.stdout.readline().split()[1]
+            health = cli.last_json(cli.run("health", "--json", "--url", address).stdout)
+        assert Path(str(health["database"])).stem == "set"
+
+
+class TestUsage:
+    @pytest.mark.parametrize(
+        "arguments",
+        [
+            ("serve", "--port", "70000"),
+            ("serve", "--port", "many"),
+            ("serve", "--drain-seconds", "0"),
+            ("serve", "--nonsense"),
+            ("serve", "a.duckdb", "b.duckdb"),
+            ("nonsense",),
+            ("write", "--rate", "fast"),
+            ("write", "--rate", "5", "--every", "1"),
+            ("read", "--every", "-1"),
+            ("query",),
+            ("query", "SELECT 1", "--format", "xml"),
+            ("ingest", "t"),
+            ("ingest", "t", "x.csv", "--mode", "upsert"),
+            ("demo", "--scenario", "nonsense"),
+            ("demo", "--writers", "-1"),
+        ],
+    )
+    def test_bad_usage_exits_2_with_one_line(self, arguments: tuple[str, ...]) -> None:
+        """Wrong flags are told on one line that names the help."""
+        assert "--help" in cli.fails(*arguments, code="INVALID_ARGUMENT", status=2)
+
+    def test_no_command_shows_the_help(self) -> None:
+        """`ducktower` alone lists the commands and exits 2, as nothing was done."""
+        result = cli.run(check=False)
+        assert result.returncode == 2
+        assert b"serve" in result.stdout
+        assert not result.stderr
+
+    def test_every_option_has_an_environment_variable(self) -> None:
+        """Each option names a variable of its own that starts with DUCKTOWER_."""
+        commands = typer.main.get_command(app).commands  # type: ignore[attr-defined]
+        assert set(commands) == {"serve", "write", "read", "demo", "query", "ingest", "tables", "health"}
+        shared = {"url", "token", "tls_ca", "table"}
+        seen: dict[str, str] = {}
+        for name, command in commands.items():
+            for option in cli.options_of(command):
+                variable = option.envvar
+                assert isinstance(variable, str), f"{name} {option.name}"
+                assert variable.startswith("DUCKTOWER_")
+                assert option.help, f"{name} {option.name}"
+                if option.name not in shared or name == "demo":
+                    assert variable not in seen, f"{name} {option.name} and {seen[variable]} share {variable}"
+                seen[variable] = f"{name} {option.name}"
+
+    def test_help_is_quick_to_load(self) -> None:
+        """The help of a command imports neither DuckDB nor pandas."""
+        code = "import sys, ducktower.cli; sys.exit(bool({'duckdb', 'pandas'} & set(sys.modules)))"
+        assert subprocess.run([cli.COMMAND[0], "-c", code], timeout=60).returncode == 0
+
+    def test_serve_offers_the_settings_of_the_configuration(self) -> None:
+        """A flag's name is that of the setting behind it."""
+        commands = typer.main.get_command(app).commands  # type: ignore[attr-defined]
+        settings = {one.name for config in (EngineConfig, ServerConfig) for one in fields(config)}
+        own = {"log_level", "query_timeout"}
+        assert {option.name for option in commands["serve"].params} - own - {"help"} <= settings
+
+
+class TestWriteAndRead:
+    def test_two_writers_and_a_reader(self, url: str) -> None:
+        """What all this is for: every acknowledged row is counted, and the count never goes down."""
+        table = "two_writers"
+        with (
+            cli.started("write", "--table", table, "--count", "2000", "--rate", "max", "--url", url) as one,
+            cli.started("write", "--table", table, "--count", "2000", "--rate", "max", "--url", url) as two,
+        ):
+            read = cli.run("read", "--table", table, "--count", "20", "--rate", "20", "--url", url)
+            for writer in (one, two):
+                out, err = writer.communicate(timeout=cli.SECONDS_MAX)
+                assert writer.returncode == 0, err
+                assert "2,000 rows acknowledged" in out
+        counts = [int(line.split()[1]) for line in read.stdout.decode().splitlines()]
+        assert len(counts) == 20
+        assert counts == sorted(counts)
+        assert cli.query(url, f"SELECT count(*) AS n FROM {table}") == [{"n": 4000}]
+
+    def test_seconds_end_it(self, url: str) -> None:
+        """--seconds ends a writer and a reader, and what was under way is acknowledged."""
+        out = cli.run("write", "--table", "timed", "--seconds", "1", "--rate", "200", "--url", url).stdout.decode()
+        last = out.splitlines()[-1]
+        rows = int(last.split()[0].replace(",", ""))
+        assert rows > 50
+        assert cli.query(url, "SELECT count(*) AS n FROM timed") == [{"n": rows}]
+        cli.run("read", "--table", "timed", "--seconds", "0.5", "--url", url)
+
+    def test_ctrl_c_ends_a_writer_with_its_sum(self, url: str) -> None:
+        """Ctrl-C is a normal end for what runs for ever."""
+        with cli.started("write", "--table", "stopped", "--every", "0.05", "--url", url) as writer:
+            assert writer.stdout is not None
+            assert writer.stdout.readline()
+            status, out, err = cli.stopped(writer, signal.SIGINT)
+        assert status == 0, err
+        assert "rows acknowledged" in out
+        assert "Traceback" not in err
+
+    def test_another_question(self, url: str) -> None:
+        """`read --query` asks it, and shows the answer."""
+        out = cli.run("read", "--query", "SELECT 6 * 7 AS answer", "--count", "2", "--rate", "max", "--url", url).stdout
+        assert [line.split()[:2] for line in out.decode().splitlines()] == [["answer", "42"]] * 2
+
+    def test_an_odd_table_name_is_a_name(self, url: str) -> None:
+        """A name that looks like SQL makes a table of that name, and harms no other."""
+        cli.run("write", "--table", "b", "--count", "1", "--url", url)
+        cli.run("write", "--table", ODD, "--count", "3", "--rate", "max", "--url", url)
+        assert b"count 3 " in cli.run("read", "--table", ODD, "--count", "1", "--url", url).stdout
+        assert b"count 1 " in cli.run("read", "--table", "b", "--count", "1", "--url", url).stdout
+
+    def test_a_writer_survives_a_restart(self, tmp_path: Path) -> None:
+        """A writer and a reader go on when the server comes back, and say what happened in between."""
+        database = str(tmp_path / "restart.duckdb")
+        with cli.serving(database) as (address, process):
+            port = int(address.rsplit(":", 1)[1])
+            with (
+                cli.started("write", "--rate", "200", "--url", address) as writer,
+                cli.started("read", "--rate", "10", "--url", address) as reader,
+            ):
+                assert writer.stdout is not None
+                assert writer.stdout.readline()
+                assert cli.stopped(process, signal.SIGKILL)[0] == -signal.SIGKILL
+                time.sleep(0.5)
+                with cli.serving(database, port=port):
+                    before = cli.query(address, "SELECT count(*) AS n FROM concurrent_test")[0]["n"]
+                    end = time.monotonic() + 20
+                    while time.monotonic() < end:
+                        after = cli.query(address, "SELECT count(*) AS n FROM concurrent_test")[0]["n"]
+                        if after > before + 20:
+                            break
+                    assert after > before + 20
+                    status, out, err = cli.stopped(writer, signal.SIGINT)
+                    assert status == 0, err
+                    assert "UNAVAILABLE" in err
+                    assert "writing again" in err
+                    numbers = [line.split()[0].replace(",", "") for line in out.splitlines()[-2:]]
+                    stored = cli.query(address, "SELECT count(*) AS n FROM concurrent_test")[0]["n"]
+                    if "unacknowledged" in out:
+                        assert sum(map(int, numbers)) == stored
+                    else:
+                        assert int(numbers[-1]) == stored
+                    status, _, err = cli.stopped(reader, signal.SIGINT)
+                    assert status == 0, err
+                    assert "reading again" in err
+
+    def test_no_server(self) -> None:
+        """Nobody listening is one clear line that names the address."""
+        for arguments in (("write",), ("read",), ("query", "SELECT 1"), ("tables",), ("health",)):
+            line = cli.fails(*arguments, "--url", "grpc://127.0.0.1:9", code="UNAVAILABLE")
+            assert "127.0.0.1:9" in line
+
+    def test_an_address_that_is_none(self) -> None:
+        """A URL that cannot be one is refused."""
+        cli.fails("health", "--url", "not a url", code="INVALID_ARGUMENT")
+
+    def test_a_table_with_other_columns(self, url: str) -> None:
+        """A writer whose columns the table lacks says so, and stores nothing."""
+        cli.run("ingest", "others", "-", "--format", "csv", "--mode", "create", "--url", url, stdin=b"x\n1\n")
+        line = cli.fails("write", "--table", "others", "--count", "1", "--url", url, code="SCHEMA_MISMATCH")
+        assert "id" in line
+        assert cli.query(url, "SELECT count(*) AS n FROM others") == [{"n": 1}]
+
+
+class TestQuery:
+    SQL = (
+        "SELECT i AS id, 'text \"' || i || ', é' AS s, CASE WHEN i % 2 = 0 THEN '' END AS e, "
+        "CAST(i AS DECIMAL(10, 2)) / 4 AS d, TIMESTAMP '2026-01-02 03:04:05.678' + INTERVAL (i) DAY AS at, "
+        "{'a': i, 'b': [1, NULL]} AS st, ['x', 'y'] AS l, CAST('x' AS ENUM ('x', 'y')) AS en, i / 3 AS f "
+        "FROM range(2000) t(i)"
+    )
+
+    def test_text_formats(self, url: str) -> None:
+        """csv has a header; json is one array; jsonl one object a line; piped output is csv."""
+        sql = "SELECT 1 AS a, NULL AS b, 'x' AS c UNION ALL SELECT 2, 'q', '' ORDER BY a"
+        assert cli.run("query", sql, "--url", url).stdout == b'"a","b","c"\n1,,"x"\n2,"q",""\n'
+        rows = [{"a": 1, "b": None, "c": "x"}, {"a": 2, "b": "q", "c": ""}]
+        assert json.loads(cli.run("query", sql, "--format", "json", "--url", url).stdout) == rows
+        lines = cli.run("query", sql, "--format", "jsonl", "--url", url).stdout.splitlines()
+        assert [json.loads(line) for line in lines] == rows
+
+    def test_no_rows(self, url: str) -> None:
+        """An empty result is a valid file of each format."""
+        sql = "SELECT 1 AS a WHERE false"
+        assert cli.run("query", sql, "--format", "csv", "--url", url).stdout == b'"a"\n'
+        assert json.loads(cli.run("query", sql, "--format", "json", "--url", url).stdout) == []
+        assert cli.run("query", sql, "--format", "jsonl", "--url", url).stdout == b""
+        assert (
+            pa.ipc.open_stream(cli.run("query", sql, "--format", "arrow", "--url", url).stdout).read_all().num_rows == 0
+        )
+
+    @pytest.mark.parametrize("kind", ["csv", "json", "jsonl", "parquet", "arrow"])
+    def test_a_file_of_each_format_comes_back_the_same(self, url: str, tmp_path: Path, kind: str) -> None:
+        """What `query --output` writes, `ingest` stores again: every row, every type."""
+        path = tmp_path / f"rows.{kind}"
+        source, copy = f"source_{kind}", f"copy_{kind}"
+        cli.run("query", self.SQL, "--output", str(tmp_path / "source.parquet"), "--url", url)
+        cli.run("ingest", source, str(tmp_path / "source.parquet"), "--mode", "create", "--url", url)
+        cli.run("ingest", copy, str(tmp_path / "source.parquet"), "--mode", "create", "--url", url)
+        cli.run("query", f"SELECT * FROM {source} ORDER BY id", "--output", str(path), "--url", url)
+        out = cli.run("ingest", copy, str(path), "--mode", "append", "--url", url).stdout
+        assert out.startswith(f"2,000 rows into {copy} ".encode())
+        both = f"SELECT count(*) AS n FROM (SELECT DISTINCT * FROM {copy})"
+        assert cli.query(url, both) == [{"n": 2000}]
+        assert cli.query(url, f"SELECT count(*) AS n FROM {copy}") == [{"n": 4000}]
+
+    def test_binary_formats_through_a_pipe(self, url: str) -> None:
+        """Parquet and Arrow are written to stdout too."""
+        sql = "SELECT * FROM range(100000) t(i)"
+        parquet = cli.run("query", sql, "--format", "parquet", "--url", url).stdout
+        assert pq.read_table(pa.BufferReader(parquet)).num_rows == 100_000
+        arrow = cli.run("query", sql, "--format", "arrow", "--url", url).stdout
+        assert pa.ipc.open_stream(arrow).read_all().num_rows == 100_000
+
+    def test_a_failing_query_leaves_the_old_file(self, url: str, tmp_path: Path) -> None:
+        """An output file is replaced by a complete one or not at all."""
+        path = tmp_path / "out.csv"
+        path.write_text("old")
+        late = "SELECT CASE WHEN i = 900000 THEN error('late') ELSE i END AS i FROM range(1000000) t(i)"
+        cli.fails("query", late, "--output", str(path), "--url", url, code="INVALID_SQL")
+        assert path.read_text() == "old"
+        assert [one.name for one in tmp_path.iterdir()] == ["out.csv"]
+
+    def test_errors_are_one_line(self, url: str, tmp_path: Path) -> None:
+        """A broken query, a missing table, SQL that writes and a hopeless output file each say what is wrong."""
+        cli.fails("query", "SELEC 1", "--url", url, code="INVALID_SQL")
+        assert "nowhere" in cli.fails("query", "SELECT * FROM nowhere", "--url", url, code="TABLE_NOT_FOUND")
+        cli.run("write", "--table", "kept", "--count", "1", "--url", url)
+        result = cli.run("query", "DROP TABLE kept", "--url", url, check=False)
+        assert result.returncode == 1
+        assert b"Traceback" not in result.stderr
+        assert cli.query(url, "SELECT count(*) AS n FROM kept") == [{"n": 1}]
+        missing = str(tmp_path / "no" / "out.csv")
+        assert missing in cli.fails("query", "SELECT 1", "--output", missing, "--url", url, code="INVALID_ARGUMENT")
+
+    def test_head_leaves_early(self, url: str) -> None:
+        """`ducktower query ... | head -3` ends quietly, and long before the whole result was sent."""
+        command = " ".join((*cli.COMMAND, "query", "'SELECT * FROM range(500000000)'", "--url", url))
+        result = subprocess.run(
+            ["bash", "-c", f"set -o pipefail; {command} | head -3"],
+            capture_output=True,
+            timeout=cli.SECONDS_MAX,
+            env=cli.environment(),
+        )
+        assert (result.returncode, result.stdout, result.stderr) == (0, b'"range"\n0\n1\n', b"")
+
+    def test_ctrl_c_is_heard_during_a_long_query(self, url: str, tmp_path: Path) -> None:
+        """Ctrl-C ends the command at once, leaves no half file and no running query."""
+        slow = "SELECT count(*) FROM range(100000000) a, range(100000) b"
+        path = tmp_path / "never.csv"
+        with cli.started("query", slow, "--output", str(path), "--url", url) as process:
+            time.sleep(2)
+            status, _, err = cli.stopped(process, signal.SIGINT)
+        assert status == 130
+        assert "Traceback" not in err
+        assert list(tmp_path.iterdir()) == []
+
+    def test_sql_from_stdin(self, url: str) -> None:
+        """`-` reads the SQL from stdin."""
+        assert cli.run("query", "-", "--url", url, stdin=b"SELECT 5 AS five").stdout == b'"five"\n5\n'
+
+    def test_a_table_on_a_terminal(self, url: str) -> None:
+        """A terminal gets a table, and control characters in the data stay harmless."""
+        sql = "SELECT 'red ' || chr(27) || '[31m' AS word, NULL AS nothing FROM range(300)"
+        status, text = on_terminal("query", sql, "--url", url)
+        assert status == 0
+        assert "word" in text
+        assert "red \\x1b[31m" in text
+        assert "200 rows shown; there are more" in text
+
+    def test_parquet_is_kept_from_a_terminal(self, url: str) -> None:
+        """Binary output on a terminal is refused as bad usage."""
+        status, text = on_terminal("query", "SELECT 1", "--format", "parquet", "--url", url)
+        assert status == 2
+        assert "--output" in text
+
+
+class TestIngest:
+    def test_several_files_are_one_write(self, url: str, tmp_path: Path) -> None:
+        """All files or nothing: a broken one among them leaves the table as it was."""
+        for number in range(3):
+            (tmp_path / f"{number}.csv").write_text("id,value\n" + "".join(f"{i},v\n" for i in range(50_000)))
+        files = [str(tmp_path / f"{number}.csv") for number in range(3)]
+        out = cli.run("ingest", "several", *files, "--mode", "create_append", "--url", url).stdout
+        assert out.startswith(b"150,000 rows into several ")
+        (tmp_path / "1.csv").write_text("id,value\n" + "".join(f"{i},v\n" for i in range(400_000)) + "oops,v\n")
+        assert "1.csv" in cli.fails("ingest", "several", *files, "--url", url, code="INVALID_ARGUMENT")
+        assert cli.query(url, "SELECT count(*) AS n FROM several") == [{"n": 150_000}]
+
+    def test_compressed_and_piped(self, url: str, tmp_path: Path) -> None:
+        """A compressed file is read as what it holds; `-` is stdin."""
+        path = tmp_path / "rows.jsonl.gz"
+        path.write_bytes(gzip.compress(b'{"id": 1, "value": "a"}\n{"id": 2}\n'))
+        cli.run("ingest", "packed", str(path), "--mode", "create", "--url", url)
+        cli.run("ingest", "packed", "-", "--format", "csv", "--url", url, stdin=b"value,id\nb,3\n")
+        rows = cli.query(url, "SELECT * FROM packed ORDER BY id")
+        assert rows == [{"id": 1, "value": "a"}, {"id": 2, "value": None}, {"id": 3, "value": "b"}]
+
+    def test_an_array_of_json_objects(self, url: str) -> None:
+        """A JSON array is read like lines, however it is laid out."""
+        text = json.dumps([{"id": i, "s": "a\n]},{"} for i in range(1000)], indent=2).encode()
+        cli.run("ingest", "json_array", "-", "--format", "json", "--mode", "create", "--url", url, stdin=text)
+        assert cli.query(url, "SELECT count(*) AS n, max(id) AS last, any_value(s) AS s FROM json_array") == [
+            {"n": 1000, "last": 999, "s": "a\n]},{"}
+        ]
+
+    def test_modes(self, url: str, tmp_path: Path) -> None:
+        """create refuses a table that is there, replace replaces, upsert updates by key."""
+
+        def load(mode: str, text: bytes, *more: str) -> tuple[str, ...]:
+            cli.run("ingest", "moded", "-", "--format", "csv", "--mode", mode, "--url", url, *more, stdin=text)
+            return tuple(f"{row['id']}{row['v']}" for row in cli.query(url, "SELECT * FROM moded ORDER BY id"))
+
+        assert load("create", b"id,v\n1,a\n2,b\n") == ("1a", "2b")
+        assert load("upsert", b"id,v\n2,c\n3,d\n", "--key", "id") == ("1a", "2c", "3d")
+        assert load("replace", b"id,v\n9,z\n") == ("9z",)
+        path = tmp_path / "again.csv"
+        path.write_text("id,v\n1,a\n")
+        cli.fails("ingest", "moded", str(path), "--mode", "create", "--url", url, code="TABLE_EXISTS")
+
+    def test_errors_are_one_line(self, url: str, tmp_path: Path) -> None:
+        """A missing file, table, format or column, and a file that is not what its name says."""
+        (tmp_path / "odd.xyz").write_text("?")
+        (tmp_path / "bad.parquet").write_text("this is no parquet file")
+        (tmp_path / "rows.csv").write_text("id,colour\n1,red\n")
+        (tmp_path / "empty.csv").write_text("")
+        cli.run("write", "--table", "strict", "--count", "1", "--url", url)
+
+        def fails(name: str, code: str, table: str = "strict") -> str:
+            return cli.fails("ingest", table, str(tmp_path / name), "--url", url, code=code)
+
+        assert "missing.csv" in fails("missing.csv", "INVALID_ARGUMENT")
+        assert "--format" in fails("odd.xyz", "INVALID_ARGUMENT")
+        assert "bad.parquet" in fails("bad.parquet", "INVALID_ARGUMENT")
+        assert "empty.csv" in fails("empty.csv", "INVALID_ARGUMENT")
+        assert "colour" in fails("rows.csv", "SCHEMA_MISMATCH")
+        assert "nowhere" in fails("rows.csv", "TABLE_NOT_FOUND", "nowhere")
+        assert cli.query(url, "SELECT count(*) AS n FROM strict") == [{"n": 1}]
+
+
+class TestStatus:
+    def test_tables(self, url: str) -> None:
+        """Each table is listed with its rows."""
+        cli.run("write", "--table", "listed", "--count", "7", "--rate", "max", "--url", url)
+        rows = json.loads(cli.run("tables", "--format", "json", "--url", url).stdout)
+        (found,) = (row for row in rows if row["table_name"] == "listed")
+        assert found["rows"] == 7
+
+    def test_health(self, url: str) -> None:
+        """Health is text for people, or one JSON object."""
+        assert b"serving" in cli.run("health", "--url", url).stdout
+        assert cli.last_json(cli.run("health", "--json", "--url", url).stdout)["status"] == "serving"
+
+
+def on_terminal(*arguments: str) -> tuple[int, str]:
+    """Run a command on a pseudo-terminal; return its exit status and all that it showed."""
+    parent, child = pty.openpty()
+    process = subprocess.Popen(
+        [*cli.COMMAND, *arguments], stdin=child, stdout=child, stderr=child, env=cli.environment(TERM="xterm")
+    )
+    os.close(child)
+    shown = b""
+    end = time.monotonic() + cli.SECONDS_MAX
+    try:
+        while time.monotonic() < end:
+            if select.select([parent], [], [], 0.1)[0]:
+                try:
+                    data = os.read(parent, 65536)
+                except OSError:  # Linux: the other end was closed
+                    break
+                if not data:
+                    break
+                shown += data
+        return process.wait(cli.SECONDS_MAX), shown.decode()
+    finally:
+        process.kill()
+        os.close(parent)

@@ -1,0 +1,126 @@
+"""The demo: its verdict, its ends, and that nothing of it stays behind."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+import cli_support as cli
+
+FIGURES = {
+    "rows_acknowledged",
+    "rows_in_table",
+    "reads",
+    "read_errors",
+    "write_errors",
+    "seconds",
+    "count_went_down",
+}
+
+
+@pytest.mark.parametrize("scenario", ["plain", "complex"])
+def test_the_demo_counts_every_row(scenario: str) -> None:
+    """Both scenarios end with as many rows in the table as were acknowledged, and no error."""
+    out = cli.run("demo", "--seconds", "2", "--scenario", scenario, "--rate", "500", "--json").stdout
+    found = cli.last_json(out)
+    assert set(found) >= FIGURES
+    assert found["rows_acknowledged"] == found["rows_in_table"] > 500
+    assert found["read_errors"] == found["write_errors"] == found["count_went_down"] == 0
+    assert found["reads"] > 5
+    assert found["seconds"] >= 2
+
+
+def test_many_writers_and_readers_at_full_speed(tmp_path: Path) -> None:
+    """More processes than cores, unthrottled, on a file that is kept."""
+    database = tmp_path / "kept.duckdb"
+    arguments = ("--writers", "3", "--readers", "3", "--seconds", "2", "--rate", "max", "--read-rate", "max")
+    found = cli.last_json(cli.run("demo", *arguments, "--database", str(database), "--json").stdout)
+    assert found["rows_acknowledged"] == found["rows_in_table"] > 0
+    assert found["count_went_down"] == 0
+    assert len(found["writers"]) == len(found["readers"]) == 3
+    with cli.serving(str(database)) as (url, _):
+        assert cli.query(url, "SELECT count(*) AS n FROM concurrent_test") == [{"n": found["rows_in_table"]}]
+    again = cli.last_json(cli.run("demo", "--seconds", "1", "--database", str(database), "--json").stdout)
+    assert again["rows_before"] == found["rows_in_table"]
+    assert again["rows_acknowledged"] == again["rows_in_table"] > 0
+
+
+def test_another_question() -> None:
+    """--query replaces the count."""
+    out = cli.run(
+        "demo", "--seconds", "1", "--query", "SELECT max(value) FROM concurrent_test"
+    ).stdout.decode()
+    assert "they agree" in out
+
+
+def test_a_broken_question_is_one_line() -> None:
+    """A question that cannot be asked ends the demo with the reason."""
+    result = cli.run(
+        "demo", "--seconds", "5", "--query", "SELECT nonsense FROM nowhere", "--json", check=False
+    )
+    assert result.returncode == 1
+    lines = result.stderr.decode().splitlines()
+    assert len(lines) == 1
+    assert lines[0].startswith("TABLE_NOT_FOUND: ")
+
+
+def test_a_database_that_is_none(tmp_path: Path) -> None:
+    """A file that is no database is named, and left as it is."""
+    path = tmp_path / "letter.txt"
+    path.write_text("no database " * 1000)
+    assert "letter.txt" in cli.fails(
+        "demo", "--seconds", "1", "--database", str(path), code="INVALID_ARGUMENT"
+    )
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_it_with_a_summary(number: signal.Signals) -> None:
+    """Ctrl-C ends the demo in order: the summary comes, the processes and the temporary file go."""
+    with cli.started("demo", "--seconds", "60") as process:
+        assert process.stdout is not None
+        line = process.stdout.readline()
+        assert "rows acknowledged" in line
+        children = psutil.Process(process.pid).children()
+        assert len(children) == 4
+        status, out, err = cli.stopped(process, number)
+    assert status == 0, err
+    assert "they agree" in out
+    assert "Traceback" not in err
+    assert all(cli.is_gone(child.pid) for child in children)
+
+
+def test_its_processes_die_with_it(tmp_path: Path) -> None:
+    """kill -9 of the demo leaves no process and no temporary directory."""
+    with cli.started("demo", "--seconds", "60", TMPDIR=str(tmp_path)) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline()
+        children = psutil.Process(process.pid).children()
+        assert len(children) == 4
+        assert len(os.listdir(tmp_path)) == 1
+        os.kill(process.pid, signal.SIGKILL)
+        assert all(cli.is_gone(child.pid) for child in children)
+    end = time.monotonic() + 10
+    while os.listdir(tmp_path) and time.monotonic() < end:
+        time.sleep(0.05)
+    assert os.listdir(tmp_path) == []
+
+
+def test_a_child_that_dies_is_told() -> None:
+    """A writer that is killed ends the demo with one line, and the rest with it."""
+    with cli.started("demo", "--seconds", "60") as process:
+        assert process.stdout is not None
+        assert process.stdout.readline()
+        children = psutil.Process(process.pid).children()
+        writers = [child for child in children if child.cmdline()[-1] == "writer"]
+        assert len(writers) == 2
+        writers[0].kill()
+        out, err = process.communicate(timeout=cli.SECONDS_MAX)
+        assert process.returncode == 1, out
+        assert err.startswith("INTERNAL: writer ")
+        assert len(err.splitlines()) == 1
+        assert all(cli.is_gone(child.pid) for child in children)
