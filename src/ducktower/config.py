@@ -70,7 +70,8 @@ class EngineConfig(_Checked):
     """Largest record batch of a result, in Arrow bytes: some clients refuse messages over 4 MiB."""
     returned_bytes_max: int = 64 * MIB
     """Largest result of `execute` (RETURNING); past it the statement is rolled back."""
-    sql_bytes_max: int = 4 * MIB
+    sql_bytes_max: int = 256 * KIB
+    """Longest SQL text. DuckDB parses with Python's lock held, at up to 2 s and 1 GB of memory for each MiB."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -92,6 +92,10 @@ def translate(error: BaseException, call: Call | None = None) -> DucktowerError:
         return translate_text(str(error))  # DuckDB's failure, met while Arrow pulled at its stream
     if isinstance(error, pa.ArrowException):
         return InvalidArgument(text)
+    if isinstance(error, UnicodeError):
+        return SchemaMismatch("a text is not valid UTF-8")
+    if isinstance(error, RecursionError):
+        return LimitExceeded("a value is nested too deeply")
     if isinstance(error, MemoryError):
         return LimitExceeded("the server ran out of memory for this call")
     return InternalError(f"{type(error).__name__}: {text}")
@@ -119,7 +123,9 @@ def _transaction_failure(text: str) -> DucktowerError:
         return Forbidden(f"this call only reads: {text}")
     if "Could not write file" in text or "Could not sync" in text:
         return Unavailable(f"nothing was stored: {text}")
-    return Conflict(text)
+    if "onflict" in text or text.startswith("Failed to commit") or "other write transactions" in text:
+        return Conflict(text)
+    return InvalidSQL(text)
 
 
 def _catalog_failure(text: str) -> DucktowerError:

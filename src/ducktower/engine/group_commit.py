@@ -154,7 +154,7 @@ class GroupCommitter:
                 )
                 return [unknown] * len(writes)
             failure: BaseException = error
-        except (DucktowerError, pa.ArrowException) as error:
+        except Exception as error:  # whatever it is, it must not reach the other members
             failure = error
         else:
             number = self._commits.add()
@@ -174,7 +174,7 @@ class GroupCommitter:
                 time.sleep(_CONFLICT_PAUSE_SECONDS)
             try:
                 self._transaction(cursor, [write])
-            except (duckdb.Error, DucktowerError, pa.ArrowException) as error:
+            except Exception as error:
                 self._database.note(error)
                 failure = error
             else:

@@ -129,8 +129,12 @@ def create_sql(catalog: str, target: Target, sent: pa.Schema, columns: list[Colu
     seen: set[str] = set()
     parts = []
     for field, column in zip(sent, columns, strict=True):
+        if not field.name:
+            raise SchemaMismatch(f'a column of table "{target.label}" has no name')
         if field.name.lower() in seen:
             raise SchemaMismatch(f'column "{field.name}" was sent twice')
+        if column.type.endswith("[ANY]"):
+            raise SchemaMismatch(f'column "{field.name}" has the type {field.type}, which DuckDB cannot take')
         seen.add(field.name.lower())
         kind = "INTEGER" if column.type == '"NULL"' else column.type
         parts.append(f"{quoted(field.name)} {kind}{'' if field.nullable else ' NOT NULL'}")
@@ -219,7 +223,9 @@ def diagnose(
         return better
     if isinstance(error, duckdb.ConstraintException):
         return type(found)(f'table "{target.label}": {found.message}')
-    if not isinstance(error, (duckdb.DataError, duckdb.InvalidInputException, duckdb.NotSupportedError)):
+    if isinstance(error, (duckdb.CatalogException, duckdb.BinderException)) and _is_view(cursor, catalog, target):
+        return InvalidArgument(f'"{target.label}" is a view; rows go into tables')
+    if not isinstance(error, (duckdb.DataError, duckdb.InvalidInputException, duckdb.NotSupportedError, UnicodeError)):
         return found
     try:
         sources = source_columns(cursor, sent)
@@ -230,12 +236,21 @@ def diagnose(
             continue
         try:
             cursor.execute(f"SELECT count(CAST({quoted(name)} AS {wanted.type})) FROM {quoted(source)}").fetchall()
-        except duckdb.Error as why:
+        except (duckdb.Error, UnicodeError) as why:
             return does_not_fit(wanted.name, given.type, wanted.type, translate(why).message)
     differing = [
         f'"{w.name}" (found {g.type}, wanted {w.type})' for g, w in zip(sources, into, strict=True) if g.type != w.type
     ]
     return SchemaMismatch(f"{found.message}; columns that were cast: {', '.join(differing) or 'none'}")
+
+
+def _is_view(cursor: Any, catalog: str, target: Target) -> bool:
+    rows = cursor.execute(
+        "SELECT 1 FROM duckdb_views() WHERE database_name = ? AND lower(schema_name) = lower(?) AND "
+        "lower(view_name) = lower(?)",
+        [catalog, target.schema, target.table],
+    ).fetchall()
+    return bool(rows)
 
 
 def _without_table(cursor: Any, target: Target, sent: pa.Schema, found: DucktowerError) -> DucktowerError:

@@ -12,7 +12,6 @@ import time
 from typing import Any
 
 import duckdb
-import pyarrow as pa
 
 from ..errors import Conflict, DucktowerError
 from .calls import Call
@@ -66,7 +65,7 @@ class Load:
             self._call.check()
             self._retried(retry_seconds, once=False)
             return int(staged)
-        except (duckdb.Error, DucktowerError, pa.ArrowException, OSError) as error:
+        except Exception as error:
             raise self._reason(error, None) from error
 
     def table(self, table: Any, retry_seconds: float) -> int:
@@ -74,7 +73,7 @@ class Load:
         try:
             self._cursor.register(self._name, table)
             self._retried(retry_seconds, once=False)
-        except (duckdb.Error, DucktowerError, pa.ArrowException, OSError) as error:
+        except Exception as error:
             raise self._reason(error, self._name) from error
         return int(table.num_rows)
 

@@ -81,7 +81,7 @@ class Scripts:
         cursor.execute("BEGIN TRANSACTION")
         try:
             for statement in script[:-1]:
-                cursor.execute(statement)
+                _run(cursor, statement)
             result = self._last(cursor, script[-1], parameters)
             cursor.execute("COMMIT")
         except BaseException:
@@ -107,3 +107,11 @@ class Scripts:
         table = pa.Table.from_batches(batches, schema=reader.schema)
         changed = statements.changed_rows(statement, table)
         return (table.num_rows, table) if changed is None else (changed, None)
+
+
+def _run(cursor: Any, statement: Any) -> None:
+    """Run a statement to its end without keeping what it returns."""
+    relation = cursor.sql(statement)
+    if relation is not None:
+        for _ in relation.to_arrow_reader(_BATCH_ROWS):
+            pass

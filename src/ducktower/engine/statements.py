@@ -7,6 +7,7 @@ the engine. What is refused here are statements that such a transaction does not
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import pyarrow as pa
@@ -22,6 +23,9 @@ _RUN_ALONE = frozenset({"ATTACH", "CALL", "COPY_DATABASE", "DETACH", "EXPORT", "
 """Statements that DuckDB refuses inside a transaction, or that a transaction would not undo."""
 
 
+_NESTING_MAX = 1_000
+_BRACKETS = re.compile(r"[()\[\]{}]")
+
 _KEEP_TABLES = _QUERIES | {"INSERT", "UPDATE", "DELETE", "MERGE_INTO"}
 
 
@@ -33,11 +37,15 @@ def script(cursor: Any, sql: str, bytes_max: int) -> list[Any]:
     """
     size = len(sql.encode(errors="replace"))
     if size > bytes_max:
-        raise LimitExceeded(f"the SQL has {size} bytes, the limit is {bytes_max}")
+        raise LimitExceeded(f"the SQL has {size} bytes, the limit is {bytes_max}; send data as parameters or rows")
+    if _nesting(sql) > _NESTING_MAX:
+        raise InvalidSQL(f"brackets are nested more than {_NESTING_MAX} deep")
     statements: list[Any] = cursor.extract_statements(sql)
     if not statements:
         raise InvalidSQL("there is no statement")
-    if any(statement.type.name == "TRANSACTION" for statement in statements):
+    if any(_kind(statement) == "" for statement in statements):
+        raise Forbidden("this kind of statement is not offered")
+    if any(_kind(statement) == "TRANSACTION" for statement in statements):
         raise InvalidSQL("BEGIN, COMMIT and ROLLBACK need a session; a script is one transaction as it is")
     return statements
 
@@ -50,7 +58,7 @@ def one_query(cursor: Any, sql: str, bytes_max: int) -> Any:
     statements = script(cursor, sql, bytes_max)
     if len(statements) != 1:
         raise InvalidSQL(f"a query is one statement, not {len(statements)}; a script goes to `execute`")
-    kind = statements[0].type.name
+    kind = _kind(statements[0])
     if kind not in _QUERIES:
         raise Forbidden(f"{kind} is not a query; send it with `execute`")
     return statements[0]
@@ -58,12 +66,12 @@ def one_query(cursor: Any, sql: str, bytes_max: int) -> Any:
 
 def runs_alone(statement: Any) -> bool:
     """Whether the statement must run outside a transaction of ours."""
-    return statement.type.name in _RUN_ALONE
+    return _kind(statement) in _RUN_ALONE
 
 
 def changes_tables(statement: Any) -> bool:
     """Whether tables may be other ones after the statement: made, dropped or altered."""
-    return statement.type.name not in _KEEP_TABLES
+    return _kind(statement) not in _KEEP_TABLES
 
 
 def changed_rows(statement: Any, result: Any) -> int | None:
@@ -72,7 +80,7 @@ def changed_rows(statement: Any, result: Any) -> int | None:
     DuckDB answers DML without RETURNING with one BIGINT `Count`, and DDL with an empty `Count` or `Success`: for
     the caller that is no result.
     """
-    if statement.type.name in _QUERIES or result.column_names not in (["Count"], ["Success"]):
+    if _kind(statement) in _QUERIES or result.column_names not in (["Count"], ["Success"]):
         return None
     if result.num_rows == 0:
         return -1
@@ -80,3 +88,26 @@ def changed_rows(statement: Any, result: Any) -> int | None:
     if result.num_rows == 1 and (pa.types.is_int64(column.type) or pa.types.is_boolean(column.type)):
         return int(column[0].as_py()) if pa.types.is_int64(column.type) else -1
     return None
+
+
+def _kind(statement: Any) -> str:
+    """Return the statement's type, or "" for one that DuckDB's Python cannot name (UPDATE EXTENSIONS)."""
+    try:
+        return str(statement.type.name)
+    except ValueError:
+        return ""
+
+
+def _nesting(sql: str) -> int:
+    """Return how deep brackets are nested, those in quotes included.
+
+    DuckDB has a limit of its own, but its parser takes seconds and gigabytes to find a text of 100,000 brackets
+    beyond it, and holds the GIL meanwhile.
+    """
+    if sql.count("(") + sql.count("[") + sql.count("{") <= _NESTING_MAX:
+        return 0
+    depth = deepest = 0
+    for bracket in _BRACKETS.findall(sql):
+        depth = depth + 1 if bracket in "([{" else max(0, depth - 1)
+        deepest = max(deepest, depth)
+    return deepest

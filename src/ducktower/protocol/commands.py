@@ -118,6 +118,7 @@ def parse_query(raw: bytes, what: str = "ticket") -> Query:
     sql = body.get("query", body.get("sql"))
     if not isinstance(sql, str):
         raise InvalidArgument(f'the {what} needs "query": a string')
+    _text(sql, f'"query" in the {what}')
     return Query(sql, _parameters_from_json(body, what))
 
 
@@ -202,7 +203,17 @@ def _put(body: dict[str, Any], what: str) -> Put:
         raise InvalidArgument(f'"schema" and "mode" in the {what} must be strings')
     if not isinstance(key, list) or not all(isinstance(column, str) for column in key):
         raise InvalidArgument(f'"key" in the {what} must be a list of strings')
+    for name in (table, schema, *key):
+        _text(name, f"a name in the {what}")
     return Put(table, schema, mode, tuple(key))
+
+
+def _text(text: str, what: str) -> None:
+    """Refuse half a surrogate pair, which JSON can spell and UTF-8 cannot."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise InvalidArgument(f"{what} is no Unicode text") from error
 
 
 def _known(body: dict[str, Any], known: set[str], what: str) -> None:
