@@ -103,6 +103,12 @@ def query(url: str, sql: str) -> list[dict[str, Any]]:
     return rows
 
 
+def execute(url: str, sql: str) -> None:
+    """Run SQL that writes, with the library."""
+    with ducktower.connect(url) as client:
+        client.execute(sql)
+
+
 def is_gone(pid: int, seconds: float = SECONDS_MAX) -> bool:
     """Wait until no process has this id; False when one still has."""
     end = time.monotonic() + seconds

@@ -212,7 +212,7 @@ class TestWriteAndRead:
 
     def test_an_odd_table_name_is_a_name(self, url: str) -> None:
         """A name that looks like SQL makes a table of that name, and harms no other."""
-        cli.run("write", "--table", "b", "--count", "1", "--url", url)
+        cli.execute(url, "CREATE TABLE b AS SELECT 1 AS id")
         cli.run("write", "--table", ODD, "--count", "3", "--rate", "max", "--url", url)
         assert b"count 3 " in cli.run("read", "--table", ODD, "--count", "1", "--url", url).stdout
         assert b"count 1 " in cli.run("read", "--table", "b", "--count", "1", "--url", url).stdout
@@ -264,7 +264,7 @@ class TestWriteAndRead:
 
     def test_a_table_with_other_columns(self, url: str) -> None:
         """A writer whose columns the table lacks says so, and stores nothing."""
-        cli.run("ingest", "others", "-", "--format", "csv", "--mode", "create", "--url", url, stdin=b"x\n1\n")
+        cli.execute(url, "CREATE TABLE others AS SELECT 1 AS x")
         line = cli.fails("write", "--table", "others", "--count", "1", "--url", url, code="SCHEMA_MISMATCH")
         assert "id" in line
         assert cli.query(url, "SELECT count(*) AS n FROM others") == [{"n": 1}]
@@ -301,11 +301,9 @@ class TestQuery:
     def test_a_file_of_each_format_comes_back_the_same(self, url: str, tmp_path: Path, kind: str) -> None:
         """What `query --output` writes, `ingest` stores again: every row, every type."""
         path = tmp_path / f"rows.{kind}"
-        source, copy = f"source_{kind}", f"copy_{kind}"
-        cli.run("query", self.SQL, "--output", str(tmp_path / "source.parquet"), "--url", url)
-        cli.run("ingest", source, str(tmp_path / "source.parquet"), "--mode", "create", "--url", url)
-        cli.run("ingest", copy, str(tmp_path / "source.parquet"), "--mode", "create", "--url", url)
-        cli.run("query", f"SELECT * FROM {source} ORDER BY id", "--output", str(path), "--url", url)
+        copy = f"copy_{kind}"
+        cli.execute(url, f"CREATE TABLE {copy} AS {self.SQL}")
+        cli.run("query", f"SELECT * FROM {copy} ORDER BY id", "--output", str(path), "--url", url)
         out = cli.run("ingest", copy, str(path), "--mode", "append", "--url", url).stdout
         assert out.startswith(f"2,000 rows into {copy} ".encode())
         both = f"SELECT count(*) AS n FROM (SELECT DISTINCT * FROM {copy})"
@@ -333,7 +331,7 @@ class TestQuery:
         """A broken query, a missing table, SQL that writes and a hopeless output file each say what is wrong."""
         cli.fails("query", "SELEC 1", "--url", url, code="INVALID_SQL")
         assert "nowhere" in cli.fails("query", "SELECT * FROM nowhere", "--url", url, code="TABLE_NOT_FOUND")
-        cli.run("write", "--table", "kept", "--count", "1", "--url", url)
+        cli.execute(url, "CREATE TABLE kept AS SELECT 1 AS id")
         result = cli.run("query", "DROP TABLE kept", "--url", url, check=False)
         assert result.returncode == 1
         assert b"Traceback" not in result.stderr
@@ -412,6 +410,21 @@ class TestIngest:
             {"n": 1000, "last": 999, "s": "a\n]},{"}
         ]
 
+    def test_ctrl_c_stores_nothing(self, url: str) -> None:
+        """An upload that is interrupted half way leaves no row and no table."""
+        with subprocess.Popen(["yes", "1,x"], stdout=subprocess.PIPE) as endless:
+            arguments = ("ingest", "half", "-", "--format", "csv", "--mode", "create", "--url", url)
+            with subprocess.Popen(
+                [*cli.COMMAND, *arguments], stdin=endless.stdout, stderr=subprocess.PIPE, env=cli.environment()
+            ) as process:
+                time.sleep(3)
+                process.send_signal(signal.SIGINT)
+                _, err = process.communicate(timeout=cli.SECONDS_MAX)
+            endless.kill()
+        assert (process.returncode, err) == (130, b"")
+        time.sleep(1)
+        assert cli.query(url, "SELECT table_name FROM duckdb_tables() WHERE table_name = 'half'") == []
+
     def test_modes(self, url: str, tmp_path: Path) -> None:
         """create refuses a table that is there, replace replaces, upsert updates by key."""
 
@@ -432,7 +445,7 @@ class TestIngest:
         (tmp_path / "bad.parquet").write_text("this is no parquet file")
         (tmp_path / "rows.csv").write_text("id,colour\n1,red\n")
         (tmp_path / "empty.csv").write_text("")
-        cli.run("write", "--table", "strict", "--count", "1", "--url", url)
+        cli.execute(url, "CREATE TABLE strict AS SELECT 1 AS id, 'a' AS value")
 
         def fails(name: str, code: str, table: str = "strict") -> str:
             return cli.fails("ingest", table, str(tmp_path / name), "--url", url, code=code)
@@ -449,7 +462,7 @@ class TestIngest:
 class TestStatus:
     def test_tables(self, url: str) -> None:
         """Each table is listed with its rows."""
-        cli.run("write", "--table", "listed", "--count", "7", "--rate", "max", "--url", url)
+        cli.execute(url, "CREATE TABLE listed AS FROM range(7)")
         rows = json.loads(cli.run("tables", "--format", "json", "--url", url).stdout)
         (found,) = (row for row in rows if row["table_name"] == "listed")
         assert found["rows"] == 7

@@ -18,7 +18,7 @@ import typer.core
 
 from ..errors import DucktowerError, InternalError
 from . import demo, ingest, query, serve, status, write_read
-from .terminal import error_line, leave
+from .terminal import error_line, leave, one_line
 
 __all__ = ["app", "main"]
 
@@ -49,6 +49,7 @@ app = typer.Typer(
     add_completion=False,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
+    rich_markup_mode="markdown",
     help="A control tower for DuckDB: one server owns the file, any number of processes write and read it.",
     epilog=f"Every option can be given as the environment variable named beside it. {TRACEBACK_VARIABLE}=1 "
     "shows where an error came from.",
@@ -113,7 +114,7 @@ def _failed(error: DucktowerError) -> int:
 
 
 def _bad_usage(error: typer.TyperException) -> int:
-    message = " ".join(error.format_message().split())
+    message = one_line(error.format_message()).replace("Value error, ", "")
     if message:  # without one it was a call for help, which has been given
         context = getattr(error, "ctx", None)
         command = context.command_path if context is not None else "ducktower"

@@ -6,6 +6,7 @@ Owns the processes and the verdict. Must never write or read rows itself, but fo
 from __future__ import annotations
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -172,6 +173,8 @@ def command(
 
     Exits 1 when the rows in the table are not the rows acknowledged, or a reader saw the count go down.
     """
+    for name in [name for name in os.environ if name.startswith("DUCKTOWER_")]:
+        del os.environ[name]  # all read by now; the demo's processes talk to the demo's own server alone
     live = sys.stdout.isatty() and not as_json
     if seconds is None and not live:
         seconds = _SECONDS_WITHOUT_TERMINAL

@@ -32,6 +32,7 @@ _LIVE_REFRESH_SAMPLES = 2
 _SAMPLES_MAX = 4096
 _LINE_SECONDS = 1.0
 _CHART_LINES = 7
+_WIDTH_MAX = 100
 _SPARK_WIDTH = 18
 
 
@@ -242,7 +243,7 @@ class _LiveScreen(_Quiet):
 def _drawn(picture: Picture, width: int) -> RenderableType:
     from rich.console import Group
 
-    width = min(width, 100)
+    width = min(width - 2, _WIDTH_MAX)  # room for the ^C that a terminal echoes: a new line would shift the picture
     return Group(_head(picture, width), _figures(picture, width), _processes(picture, width), _chart(picture, width))
 
 
@@ -279,9 +280,9 @@ def _figures(picture: Picture, width: int) -> RenderableType:
 
     p50, p99 = picture.commit_latency()
     spent = max(picture.spent(), 1e-9)
-    figures = Table(box=ROUNDED, border_style="bright_black", show_header=True, header_style="dim", width=width)
+    figures = Table(box=ROUNDED, border_style="bright_black", header_style="dim", width=width, padding=0)
     values = {
-        "rows stored": f"{picture.acknowledged():,}",
+        "rows": f"{picture.acknowledged():,}",
         "rows/s": f"{picture.rate():,.0f}",
         "writes/s": f"{picture.server.get('group_writes', 0) / spent:,.0f}",
         "group size": f"{picture.group_size():.1f}",
@@ -313,7 +314,7 @@ def _processes(picture: Picture, width: int) -> RenderableType:
         table.add_row(
             Text(child.name, style="green"),
             str(child.pid),
-            Text(sparkline(curve, _SPARK_WIDTH) + f" {curve[-1] if curve else 0:>8,.0f} rows/s", style="green"),
+            Text(f"{curve[-1] if curve else 0:>6,.0f}/s {sparkline(curve, _SPARK_WIDTH)}", style="green"),
             f"{told.get('rows', 0):,} rows",
             *_shared_cells(told),
         )

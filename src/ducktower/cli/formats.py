@@ -95,9 +95,9 @@ def _spelled(value: Any) -> str:
 def json_text(value: Any) -> str:
     """Return a value as JSON text; what JSON has no number for (NaN, infinity) becomes a string."""
     try:
-        return json.dumps(value, ensure_ascii=False, allow_nan=False, default=plain_json)
+        return _encode(value)
     except (ValueError, TypeError):
-        return json.dumps(plain_json(value), ensure_ascii=False, allow_nan=False, default=plain_json)
+        return _encode(plain_json(value))
 
 
 def plain_json(value: Any) -> Any:
@@ -123,3 +123,7 @@ def plain_json(value: Any) -> Any:
             return str(value)
         case _:
             return str(value)
+
+
+# Made once: `json.dumps` with options makes an encoder for each call.
+_encode = json.JSONEncoder(ensure_ascii=False, allow_nan=False, default=plain_json).encode

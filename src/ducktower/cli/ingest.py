@@ -42,7 +42,7 @@ class Mode(Enum):
 
 
 def command(
-    table: Annotated[str, typer.Argument(help="The table.")],
+    table: Annotated[str, typer.Argument(metavar="TABLE", help="The table.")],
     files: Annotated[list[str], typer.Argument(metavar="FILE...", help="The files; `-` is stdin.")],
     url: Url = DEFAULT_URL,
     token: Token = None,

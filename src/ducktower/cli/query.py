@@ -27,7 +27,7 @@ _BINARY = frozenset({Format.parquet, Format.arrow})
 
 
 def command(
-    sql: Annotated[str, typer.Argument(help="The SQL; `-` reads it from stdin.")],
+    sql: Annotated[str, typer.Argument(metavar="SQL", help="The SQL; `-` reads it from stdin.")],
     url: Url = DEFAULT_URL,
     token: Token = None,
     tls_ca: TlsCa = None,

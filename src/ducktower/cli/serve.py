@@ -47,7 +47,7 @@ def command(
         typer.Argument(
             envvar="DUCKTOWER_DATABASE",
             help="The DuckDB file, created when missing, or `:memory:`.",
-            metavar="[DATABASE]",
+            metavar="DATABASE",
         ),
     ] = _ENGINE.database,
     *,

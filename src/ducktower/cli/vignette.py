@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from ..errors import DucktowerError, Unavailable
+from ..errors import DucktowerError, InternalError, TimedOut, Unavailable
 from ..monitor import Histogram
 from .scenarios import Row, quoted
 from .terminal import error_line
@@ -38,6 +38,8 @@ _SETTLE_SECONDS = 0.004
 """A younger row is not waited for: the appender may still be forming the write that it belongs to."""
 _ACKNOWLEDGED_SECONDS_MAX = 60.0
 _BACKOFF_SECONDS = (0.1, 2.0)
+_UNKNOWN_OUTCOME = (Unavailable, TimedOut, InternalError)
+"""After these a row may be stored or not; every other error says that it is not."""
 
 
 class _Pace:
@@ -153,17 +155,19 @@ class Writer:
         Raises:
             DucktowerError: it cannot be retried, or has been for longer than `retry_seconds`.
         """
-        while not self._stop.is_set() and self._missing() != 0:
-            try:
-                if self._doubtful:
-                    self._settle_doubts()
-                self._stream()
-            except DucktowerError as error:
-                self.errors += 1
-                if self._patience.failed(error):
-                    self._tell(f"{error_line(error)}; trying again")
-        if self._doubtful:
-            self._tell(f"{len(self._doubtful)} rows are in doubt: they may or may not be stored")
+        try:
+            while not self._stop.is_set() and self._missing() != 0:
+                try:
+                    if self._doubtful:
+                        self._settle_doubts()
+                    self._stream()
+                except DucktowerError as error:
+                    self.errors += 1
+                    if self._patience.failed(error):
+                        self._tell(f"{error_line(error)}; trying again")
+        finally:
+            if self._doubtful:
+                self._tell(f"{len(self._doubtful):,} rows are in doubt: they may or may not be stored")
 
     def _missing(self) -> int | None:
         return None if self._count is None else max(0, self._count - self.acknowledged - self.found)
@@ -207,7 +211,7 @@ class Writer:
                 item.pending.result(_ACKNOWLEDGED_SECONDS_MAX)
             except DucktowerError as error:
                 self._failure = self._failure or error
-                if isinstance(error, Unavailable):
+                if isinstance(error, _UNKNOWN_OUTCOME):
                     self._doubtful.append(item.row)
                 else:
                     self.lost += 1
@@ -226,7 +230,7 @@ class Writer:
         sql = f"SELECT count(*) FROM {quoted(self._table)} WHERE value IN ({values})"
         found = self._client.query(sql).column(0)[0].as_py()
         missing = len(self._doubtful) - found
-        self._tell(f"{len(self._doubtful)} rows were in doubt: {found} are stored, {missing} are not")
+        self._tell(f"{len(self._doubtful):,} rows were in doubt: {found:,} are stored, {missing:,} are not")
         self.found += found
         self.lost += missing
         self._doubtful = []
