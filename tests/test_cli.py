@@ -9,6 +9,7 @@ import pty
 import select
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from dataclasses import fields
@@ -164,8 +165,18 @@ class TestUsage:
         """A flag's name is that of the setting behind it."""
         commands = typer.main.get_command(app).commands  # type: ignore[attr-defined]
         settings = {one.name for config in (EngineConfig, ServerConfig) for one in fields(config)}
-        own = {"log_level", "query_timeout"}
+        own = {"log_level", "query_timeout", "upload_timeout"}
         assert {option.name for option in commands["serve"].params} - own - {"help"} <= settings
+
+    def test_the_reference_is_up_to_date(self) -> None:
+        """`docs/commands.md` is what its script makes of the commands: every option is in it."""
+        project = Path(__file__).parent.parent
+        script = project / "scripts" / "commands_reference.py"
+        made = subprocess.run(
+            [sys.executable, str(script)], capture_output=True, text=True, timeout=60, env=cli.environment()
+        )
+        assert made.returncode == 0, made.stderr
+        assert made.stdout == (project / "docs" / "commands.md").read_text()
 
 
 class TestWriteAndRead:

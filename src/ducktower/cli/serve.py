@@ -95,6 +95,15 @@ def command(
             rich_help_panel=_TIMES,
         ),
     ] = _ENGINE.query_timeout_seconds or 0,
+    upload_timeout: Annotated[
+        float,
+        typer.Option(
+            envvar="DUCKTOWER_UPLOAD_TIMEOUT",
+            min=0,
+            help="Longest run of one large upload in seconds, waiting for its client included; 0 is no limit.",
+            rich_help_panel=_TIMES,
+        ),
+    ] = _ENGINE.upload_timeout_seconds or 0,
     drain_seconds: Annotated[
         float,
         typer.Option(
@@ -161,6 +170,10 @@ def command(
             rich_help_panel=_QUEUES,
         ),
     ] = _ENGINE.small_write_bytes_max,
+    sql_bytes_max: Annotated[
+        int,
+        typer.Option(envvar="DUCKTOWER_SQL_BYTES_MAX", help="Longest SQL text.", rich_help_panel=_QUEUES),
+    ] = _ENGINE.sql_bytes_max,
     returned_bytes_max: Annotated[
         int,
         typer.Option(
@@ -190,7 +203,9 @@ def command(
             executes_in_flight_max=executes_in_flight_max,
             lease_wait_seconds=lease_wait_seconds,
             query_timeout_seconds=query_timeout or None,
+            upload_timeout_seconds=upload_timeout or None,
             conflict_retry_seconds=conflict_retry_seconds,
+            sql_bytes_max=sql_bytes_max,
             returned_bytes_max=returned_bytes_max,
         )
         server = ServerConfig(
