@@ -96,9 +96,14 @@ class _Clock:
         self._thread: threading.Thread | None = None
         self.resting = True
 
-    def watch(self, appender: Appender) -> None:
+    def join(self, appender: Appender) -> None:
+        """Look at this appender from now on, for as long as it lives."""
         with self._lock:
             self._watched.add(appender)
+
+    def wake(self) -> None:
+        """Go on looking: an appender has rows."""
+        with self._lock:
             self.resting = False
             if self._thread is None or not self._thread.is_alive():
                 self._thread = threading.Thread(target=self._run, name="ducktower-clock", daemon=True)
@@ -174,6 +179,7 @@ class Appender:
         self._room = threading.Condition(self._lock)  # the sending thread waits here for the reading thread
         if columns is not None:
             self._choose(columns)
+        _clock.join(self)
 
     @property
     def acknowledged_rows(self) -> int:
@@ -207,7 +213,7 @@ class Appender:
         if full:
             self._send()
         elif _clock.resting:
-            _clock.watch(self)
+            _clock.wake()
         return write
 
     def write(self, batch: pa.RecordBatch) -> PendingWrite:
