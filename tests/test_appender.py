@@ -605,59 +605,52 @@ class TestStuckClients:
     @pytest.fixture
     def stuck(
         self, server: ducktower.FlightServer, client: ducktower.FlightClient
-    ) -> Iterator[list[subprocess.Popen[bytes]]]:
-        """Start three processes that write and never read."""
+    ) -> Iterator[subprocess.Popen[bytes]]:
+        """Start a process with three streams that it writes to and never reads."""
         client.execute("CREATE TABLE stuck (i BIGINT); CREATE TABLE t (i BIGINT)")
-        processes = [
-            subprocess.Popen(
-                [sys.executable, "-m", "support.stuck_reader", server.url, "stuck"],
-                stdout=subprocess.PIPE,
-                cwd=TESTS,
-                env=environment(),
-            )
-            for _ in range(3)
-        ]
+        process = subprocess.Popen(
+            [sys.executable, "-m", "support.stuck_reader", server.url, "stuck"],
+            stdout=subprocess.PIPE,
+            cwd=TESTS,
+            env=environment(),
+        )
         try:
-            for process in processes:
-                assert process.stdout is not None
+            assert process.stdout is not None
+            for _ in range(3):
                 assert process.stdout.readline() == b"writing\n"
-            yield processes
+            yield process
         finally:
-            for process in processes:
-                process.kill()
-                process.communicate()
+            process.kill()
+            process.communicate()
 
     @pytest.mark.parametrize("stopped", [False, True], ids=["not_reading", "sigstop"])
     def test_others_go_on(
         self,
         server: ducktower.FlightServer,
         client: ducktower.FlightClient,
-        stuck: list[subprocess.Popen[bytes]],
+        stuck: subprocess.Popen[bytes],
         stopped: bool,
     ) -> None:
         """Other streams, writes and reads are answered, while theirs wait; killed, they leave nothing."""
         if stopped:
-            for process in stuck:
-                os.kill(process.pid, signal.SIGSTOP)
+            os.kill(stuck.pid, signal.SIGSTOP)
         with client.appender("t") as rows:
             for i in range(200):
                 assert rows.append({"i": i}).result(60).rows == 1
         for i in range(200, 220):
             client.ingest("t", [{"i": i}])
         assert numbers(client) == list(range(220))
-        for process in stuck:
-            process.kill()
-            process.wait()
+        stuck.kill()
+        stuck.wait()
         until(lambda: not server.engine.running(), "the end of their calls")
         with client.appender("t") as rows:
             assert rows.append({"i": 220}).result(60).rows == 1
 
     def test_a_server_with_stuck_clients_stops(
-        self, server: ducktower.FlightServer, client: ducktower.FlightClient, stuck: list[subprocess.Popen[bytes]]
+        self, server: ducktower.FlightServer, client: ducktower.FlightClient, stuck: subprocess.Popen[bytes]
     ) -> None:
-        """Closing returns although three clients never read what they are told."""
-        for process in stuck:
-            os.kill(process.pid, signal.SIGSTOP)
+        """Closing returns although three streams are never read."""
+        os.kill(stuck.pid, signal.SIGSTOP)
         closing = threading.Thread(target=server.close)
         closing.start()
         closing.join(60)
