@@ -216,7 +216,8 @@ def command(
             _finish(write_children)
             _finish(read_children)  # they ask once more, after the last write
             spent = picture.spent()
-            summary = picture.summary(spent, rows_before, _count(client, table)) | {"scenario": scenario.value}
+            summary = picture.summary(spent, rows_before, _count(client, table))
+            summary |= {"scenario": scenario.value, "table": table, "query": query}
         _finish([server])
     return _verdict(summary, as_json=as_json)
 

@@ -78,9 +78,10 @@ class Picture:
         self.server = self.statistics()
         for writer, points, curve in zip(self.writers, self._points, self.rates, strict=True):
             # Each point has the time of the report that it comes from: reports and samples keep no step.
-            points.append((writer.report.get("at", 0.0), writer.report.get("rows", 0)))
-            (then, before), (now, after) = points[0], points[-1]
-            curve.append((after - before) / (now - then) if now > then > 0 else 0.0)
+            if writer.report:
+                points.append((writer.report["at"], writer.report["rows"]))
+            (then, before), (now, after) = (points[0], points[-1]) if points else ((0.0, 0), (0.0, 0))
+            curve.append((after - before) / (now - then) if now > then else 0.0)
         self.totals.append(sum(curve[-1] for curve in self.rates))
 
     def rate(self) -> float:
@@ -376,12 +377,15 @@ def print_summary(summary: dict[str, Any]) -> None:
         f"{summary['writes']:,} writes, {summary['writes_per_group']:.1f} to a commit; "
         f"commit p50 {summary['commit_ms_p50']:.2f} ms, p99 {summary['commit_ms_p99']:.2f} ms; "
         f"{summary['write_errors']:,} errors",
-        f"{summary['reads']:,} reads, {summary['read_errors']:,} errors; "
-        + (
-            f"the count went down {summary['count_went_down']:,} times"
-            if summary["count_went_down"]
-            else "the count never went down"
-        ),
+        f"{summary['reads']:,} reads, {summary['read_errors']:,} errors" + _went(summary),
     )
     for line in lines:
         typer.echo(line)
+
+
+def _went(summary: dict[str, Any]) -> str:
+    if summary["query"] is not None or not summary["reads"]:
+        return ""
+    if summary["count_went_down"]:
+        return f"; THE COUNT WENT DOWN {summary['count_went_down']:,} times"
+    return "; the count never went down"
