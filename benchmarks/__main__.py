@@ -1,0 +1,69 @@
+"""`python -m benchmarks`: measure, print the table, write JSON.
+
+Owns the options and the order. Must never judge: the exit status is 0 also when a target fell short, and 1
+when rows were lost or doubled or a measurement could not be made.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from rich.console import Console
+
+from .bulk import bulk_read, bulk_write
+from .explore_commit import chosen_directory
+from .figures import FULL, QUICK, Bench, Figure, WrongCount
+from .machine import describe
+from .memory import memory
+from .queries import queries
+from .report import print_report, write_json
+from .small_writes import appenders, puts
+
+MEASUREMENTS: dict[str, Callable[[Bench], list[Figure]]] = {
+    "puts": puts,
+    "appenders": appenders,
+    "bulk-read": bulk_read,
+    "bulk-write": bulk_write,
+    "memory": memory,
+    "queries": queries,
+}
+LATEST = Path(__file__).with_name("results") / "latest.json"
+
+
+def main() -> int:
+    """Run what was asked for."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description="Measure Ducktower.")
+    parser.add_argument("--quick", action="store_true", help="a smoke run; no ratio is judged, no JSON written")
+    parser.add_argument("--only", choices=MEASUREMENTS, action="append", help="may be repeated")
+    parser.add_argument("--json", type=Path, help=f"where to write the JSON (a full run: {LATEST.name})")
+    parser.add_argument("--directory", type=Path, default=chosen_directory(), help="where databases are put")
+    parser.add_argument("--serve", default="", help='flags for every server, such as --serve="--threads 1"')
+    chosen = parser.parse_args()
+    console = Console(width=None if sys.stdout.isatty() else 150)
+    scale = QUICK if chosen.quick else FULL
+    figures: list[Figure] = []
+    with tempfile.TemporaryDirectory(prefix="ducktower-bench-", dir=chosen.directory) as place:
+        machine = describe(Path(place))
+        for name in chosen.only or MEASUREMENTS:
+            start = time.monotonic()
+            try:
+                figures += MEASUREMENTS[name](Bench(scale, Path(place), tuple(shlex.split(chosen.serve))))
+            except (WrongCount, RuntimeError, TimeoutError, OSError) as error:
+                print(f"{name}: {error}", file=sys.stderr)
+                return 1
+            console.print(f"{name}: {time.monotonic() - start:.0f} s", style="dim")
+    print_report(console, figures, machine, judged=scale.judged)
+    target = chosen.json or (None if chosen.quick or chosen.only else LATEST)
+    if target:
+        write_json(target, figures, machine, judged=scale.judged)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

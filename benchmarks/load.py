@@ -1,0 +1,235 @@
+"""The load: client processes of several threads that call a server for a while and count its answers.
+
+Owns what a client of each kind does; the same program loads Ducktower and the no-op server. Must never import
+DuckDB.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
+from multiprocessing.connection import Connection
+from typing import Literal
+
+import pyarrow as pa
+import pyarrow.flight as flight
+
+import ducktower
+
+from .processes import STARTING_SECONDS, receive, started
+
+__all__ = ["SCHEMA", "TABLE", "Load", "Outcome", "one_row", "running", "stored_rows"]
+
+TABLE = "measured"
+SCHEMA = pa.schema([("id", pa.int64()), ("value", pa.string())])
+APPENDS_PER_LOOK = 32  # at the clock
+
+Kind = Literal["put", "ingest", "append_wait", "append_flow", "query"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Load:
+    """What is asked of the client processes together."""
+
+    kind: Kind
+    url: str
+    clients: int
+    seconds: float
+    processes: int = 4
+    query: str = ""
+
+
+@dataclass(slots=True)
+class Outcome:
+    """What the clients were answered: rows acknowledged, or queries answered."""
+
+    count: int
+    seconds: float
+    latencies: list[float]
+    """Seconds of each call, where calls were timed."""
+
+    @property
+    def rate(self) -> float:
+        return self.count / self.seconds
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """One client at work: a call, what it counts, and what is counted at the end."""
+
+    call: Callable[[], int]
+    finish: Callable[[], int] = lambda: 0
+    timed: bool = True
+
+
+def stored_rows(url: str, table: str = TABLE) -> int:
+    """Ask Ducktower how many rows a table holds."""
+    with ducktower.connect(url) as client:
+        count: int = client.query(f'SELECT count(*) AS rows FROM "{table}"')["rows"][0].as_py()
+        return count
+
+
+@contextmanager
+def running(load: Load) -> Iterator[Callable[[], Outcome]]:
+    """Start the load when all its clients are connected; yield what waits for the outcome."""
+    processes = min(load.processes, load.clients)
+    shares = [len(range(index, load.clients, processes)) for index in range(processes)]
+    with ExitStack() as stack:
+        parts = [
+            stack.enter_context(started(_process, replace(load, clients=share), index))
+            for index, share in enumerate(shares)
+        ]
+        for pipe, result in parts:
+            message = receive(pipe)
+            if message != "connected":
+                raise RuntimeError(str(message[1]))
+            del result
+        for pipe, _ in parts:
+            pipe.send("go")
+
+        def outcome() -> Outcome:
+            return _sum([result() for _, result in parts])
+
+        yield outcome
+
+
+def _process(pipe: Connection, load: Load, number: int) -> Outcome:
+    """Be one client process: connect all threads, say so, wait for the word, run."""
+    one_row(number)  # Arrow looks for pandas when it makes its first array: that takes most of a second
+    connected, go = threading.Barrier(load.clients + 1), threading.Event()
+    outcomes: list[Outcome] = []
+    failures: list[BaseException] = []
+
+    def client(index: int) -> None:
+        try:
+            with ExitStack() as stack:
+                work = WORKS[load.kind](load, stack, number * 1000 + index)
+                connected.wait(STARTING_SECONDS)
+                go.wait(STARTING_SECONDS)
+                outcomes.append(_run(work, load.seconds))
+        except BaseException as error:
+            failures.append(error)
+            connected.abort()
+
+    threads = [threading.Thread(target=client, args=(index,), daemon=True) for index in range(load.clients)]
+    for thread in threads:
+        thread.start()
+    try:
+        connected.wait(STARTING_SECONDS)
+        pipe.send("connected")
+        receive(pipe)
+        go.set()
+    except threading.BrokenBarrierError:
+        go.set()
+    for thread in threads:
+        thread.join(load.seconds + 2 * STARTING_SECONDS)
+    if failures:
+        raise failures[0]
+    if len(outcomes) < load.clients:
+        raise TimeoutError("a client did not end in time")
+    return _sum(outcomes)
+
+
+def _run(work: Work, seconds: float) -> Outcome:
+    """Call until the time is over; what is in flight then is waited for, and its time counts."""
+    latencies: list[float] = []
+    count = 0
+    start = before = time.perf_counter()
+    while before - start < seconds:
+        count += work.call()
+        after = time.perf_counter()
+        if work.timed:
+            latencies.append(after - before)
+        before = after
+    count += work.finish()
+    return Outcome(count, time.perf_counter() - start, latencies)
+
+
+def _sum(outcomes: list[Outcome]) -> Outcome:
+    """Join clients that ran at the same time."""
+    return Outcome(
+        sum(outcome.count for outcome in outcomes),
+        max(outcome.seconds for outcome in outcomes),
+        list(itertools.chain.from_iterable(outcome.latencies for outcome in outcomes)),
+    )
+
+
+def one_row(number: int) -> pa.RecordBatch:
+    """Make what a one-row write sends."""
+    return pa.record_batch([pa.array([number], pa.int64()), pa.array(["abc"])], schema=SCHEMA)
+
+
+def _put(load: Load, stack: ExitStack, number: int) -> Work:
+    """One-row writes with pyarrow's own client: one DoPut each, acknowledged by one metadata message."""
+    client = stack.enter_context(flight.FlightClient(load.url))
+    descriptor, batch = flight.FlightDescriptor.for_path(TABLE), one_row(number)
+
+    def call() -> int:
+        writer, reader = client.do_put(descriptor, SCHEMA)
+        with writer:
+            writer.write_batch(batch)
+            writer.done_writing()
+            rows: int = json.loads(reader.read().to_pybytes())["rows"]
+        return rows
+
+    return Work(call)
+
+
+def _ingest(load: Load, stack: ExitStack, number: int) -> Work:
+    """One-row writes with `FlightClient.ingest`."""
+    client = stack.enter_context(ducktower.connect(load.url))
+    batch = one_row(number)
+    return Work(lambda: int(client.ingest(TABLE, batch).rows))
+
+
+def _append_wait(load: Load, stack: ExitStack, number: int) -> Work:
+    """One-row writes on an open stream; each waits for its acknowledgement."""
+    client = stack.enter_context(ducktower.connect(load.url))
+    appender = stack.enter_context(client.appender(TABLE))
+    row = {"id": number, "value": "abc"}
+    return Work(lambda: int(appender.append(row).result().rows))
+
+
+def _append_flow(load: Load, stack: ExitStack, number: int) -> Work:
+    """Rows appended one at a time; the appender forms the writes, and only acknowledged rows count."""
+    client = stack.enter_context(ducktower.connect(load.url))
+    appender = stack.enter_context(client.appender(TABLE))
+
+    def call() -> int:
+        for _ in range(APPENDS_PER_LOOK):
+            appender.append({"id": number, "value": "abc"})
+        return 0
+
+    def finish() -> int:
+        appender.flush()
+        return int(appender.acknowledged_rows)
+
+    return Work(call, finish, timed=False)
+
+
+def _query(load: Load, stack: ExitStack, number: int) -> Work:
+    """One query after the other; `{number}` in its text grows, so that no two look up the same."""
+    client = stack.enter_context(ducktower.connect(load.url))
+    numbers = itertools.count(number)
+
+    def call() -> int:
+        result = client.query(load.query.format(number=next(numbers)))
+        if result.num_rows != 1:
+            raise RuntimeError(f"{load.query} gave {result.num_rows} rows")
+        return 1
+
+    return Work(call)
+
+
+WORKS: dict[Kind, Callable[[Load, ExitStack, int], Work]] = {
+    "put": _put,
+    "ingest": _ingest,
+    "append_wait": _append_wait,
+    "append_flow": _append_flow,
+    "query": _query,
+}
