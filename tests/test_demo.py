@@ -52,17 +52,13 @@ def test_many_writers_and_readers_at_full_speed(tmp_path: Path) -> None:
 
 def test_another_question() -> None:
     """--query replaces the count."""
-    out = cli.run(
-        "demo", "--seconds", "1", "--query", "SELECT max(value) FROM concurrent_test"
-    ).stdout.decode()
+    out = cli.run("demo", "--seconds", "1", "--query", "SELECT max(value) FROM concurrent_test").stdout.decode()
     assert "they agree" in out
 
 
 def test_a_broken_question_is_one_line() -> None:
     """A question that cannot be asked ends the demo with the reason."""
-    result = cli.run(
-        "demo", "--seconds", "5", "--query", "SELECT nonsense FROM nowhere", "--json", check=False
-    )
+    result = cli.run("demo", "--seconds", "5", "--query", "SELECT nonsense FROM nowhere", "--json", check=False)
     assert result.returncode == 1
     lines = result.stderr.decode().splitlines()
     assert len(lines) == 1
@@ -73,9 +69,7 @@ def test_a_database_that_is_none(tmp_path: Path) -> None:
     """A file that is no database is named, and left as it is."""
     path = tmp_path / "letter.txt"
     path.write_text("no database " * 1000)
-    assert "letter.txt" in cli.fails(
-        "demo", "--seconds", "1", "--database", str(path), code="INVALID_ARGUMENT"
-    )
+    assert "letter.txt" in cli.fails("demo", "--seconds", "1", "--database", str(path), code="INVALID_ARGUMENT")
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
