@@ -97,7 +97,6 @@ class TestSnapshot:
         first = reader.read_next_batch().num_rows
         client.execute("DELETE FROM t WHERE i % 2 = 0")
         client.ingest("t", [{"i": -1}])
-        client.checkpoint()
         client.execute("DROP TABLE t")
         assert first + sum(batch.num_rows for batch in reader) == 2_000_000
 
