@@ -4,6 +4,8 @@ One server process owns one DuckDB database; any number of processes write to it
 time over Arrow Flight. `serve` starts a server in this process, `connect` returns a client of one.
 """
 
+from typing import TYPE_CHECKING
+
 from .client import Appender, Executed, FlightClient, PendingWrite, Receipt, connect
 from .config import EngineConfig, ServerConfig
 from .errors import (
@@ -24,6 +26,9 @@ from .errors import (
     Unauthenticated,
     Unavailable,
 )
+
+if TYPE_CHECKING:
+    from .server import FlightServer, serve
 
 __version__ = "0.1.0"
 

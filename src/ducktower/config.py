@@ -45,10 +45,15 @@ class EngineConfig(_Checked):
     """A write up to this size is collected and committed in a group; a larger one gets its own transaction."""
     group_bytes_max: int = 16 * MIB
     group_writes_max: int = 1024
+    group_timeout_seconds: float = 5.0
+    """Longest run of one group's transaction. A write that takes longer, because of a default or a constraint
+    that is slow to compute, is committed by itself instead and does not hold up the others."""
     queue_bytes_max: int = 256 * MIB
     queue_writes_max: int = 16_384
     queue_wait_seconds: float = 30.0
     """How long one write of an open stream waits for room in the queue before OVERLOADED."""
+    queue_columns_max: int = 1_000
+    """Most columns of a write that is committed in a group: wider inserts take long to prepare."""
     plans_max: int = 256
     """Prepared inserts kept, one for each table and Arrow schema in use."""
 

@@ -63,9 +63,12 @@ def command(
         kind = Format.csv
     if kind in _BINARY and output is None and sys.stdout.isatty():
         raise typer.BadParameter(f"{kind} is not for a terminal: give --output FILE, or pipe it")
+    import pyarrow as pa
+
     with client_of(url, token, tls_ca) as client:
         started = time.monotonic()
-        reader = run_interruptibly(lambda: client.reader(sql))
+        schema, batches = run_interruptibly(lambda: client.batches(sql))
+        reader = pa.RecordBatchReader.from_batches(schema, batches)
         if kind is None:
             print_table(reader, max_rows)
             return

@@ -18,7 +18,7 @@ import typer
 
 from ..config import EngineConfig, ServerConfig
 from ..errors import InternalError, InvalidArgument
-from .terminal import leave, warm_up
+from .terminal import leave
 
 __all__ = ["command", "run_server"]
 
@@ -240,7 +240,6 @@ def run_server(
 
     flight = FlightServer(engine, server)
     flight.start()
-    threading.Thread(target=warm_up, name="warm-up", daemon=True).start()
     try:
         _log.info("serving %s at %s", engine.database, flight.url)
         on_ready(flight.url)

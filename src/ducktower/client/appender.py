@@ -207,7 +207,7 @@ class Appender:
             if write is None:
                 write = self._open = PendingWrite(self)
                 self._open_since = time.monotonic()
-            self._rows.append(row)
+            self._rows.append(dict(row))  # the caller may use its own again
             write.rows += 1
             full = write.rows >= self._rows_per_write
         if full:

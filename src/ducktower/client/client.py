@@ -11,7 +11,7 @@ import json
 import os
 import random
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple, TypeVar
@@ -20,7 +20,16 @@ import pyarrow as pa
 import pyarrow.flight as flight
 
 from ..config import DEFAULT_PORT
-from ..errors import Conflict, DucktowerError, InvalidArgument, Overloaded, TableExists, Unavailable
+from ..errors import (
+    Conflict,
+    DucktowerError,
+    InvalidArgument,
+    Overloaded,
+    SchemaMismatch,
+    TableExists,
+    Unavailable,
+    coded_text,
+)
 from ..protocol.commands import Exchange, Put, Query, to_json
 from ..protocol.status import from_flight
 from .appender import Appender, Receipt
@@ -38,6 +47,9 @@ _CHANNEL_OPTIONS = [
     ("grpc.initial_reconnect_backoff_ms", 100),
     ("grpc.min_reconnect_backoff_ms", 100),
     ("grpc.max_reconnect_backoff_ms", 1000),
+    # A server that is gone without a word is noticed; servers refuse pings more often than every 5 minutes.
+    ("grpc.keepalive_time_ms", 330_000),
+    ("grpc.keepalive_timeout_ms", 20_000),
 ]
 
 
@@ -167,7 +179,28 @@ class FlightClient:
     def reader(self, query: Any, parameters: Sequence[Any] | dict[str, Any] | None = None) -> pa.RecordBatchReader:
         """Run a query and return its result as a stream, in bounded memory, of one snapshot.
 
-        Dropping or closing the reader ends the query on the server.
+        Closing or dropping the reader ends the query on the server. A failure after the first batch is raised
+        by Arrow itself, as an OSError whose text has `[CODE]` at its head: `batches` and `query` raise our classes.
+        """
+        schema, batches = self.batches(query, parameters)
+
+        def coded() -> Iterator[pa.RecordBatch]:
+            try:
+                yield from batches
+            except DucktowerError as error:
+                raise OSError(coded_text(error)) from error
+            finally:
+                batches.close()
+
+        # Through the C stream interface, because closing what `from_batches` makes does not close its generator.
+        return pa.RecordBatchReader.from_stream(pa.RecordBatchReader.from_batches(schema, coded()))
+
+    def batches(
+        self, query: Any, parameters: Sequence[Any] | dict[str, Any] | None = None
+    ) -> tuple[pa.Schema, Generator[pa.RecordBatch, None, None]]:
+        """Run a query and return its schema and a generator of its batches, which raises our error classes.
+
+        Closing the generator ends the query on the server.
         """
         ticket = flight.Ticket(Query(query_sql(query), _parameters(parameters)).to_bytes())
 
@@ -177,7 +210,7 @@ class FlightClient:
                 return stream, stream.schema
 
         stream, schema = self._retried(start, Unavailable, Overloaded)
-        return pa.RecordBatchReader.from_batches(schema, _batches(stream))
+        return schema, _batches(stream)
 
     def table(self, table: str, schema_name: str | None = None) -> Any:
         """Return a table of the server's as an unbound Ibis table, for expressions that `query` runs.
@@ -266,30 +299,40 @@ class FlightClient:
         with _translated():
             descriptor = flight.FlightDescriptor.for_command(Exchange("ingest", put).to_bytes())
             writer, reader = self._flight.do_exchange(descriptor, self._options)
-            try:
+        try:
+            with _translated():
                 writer.begin(batches.schema)
-                while True:
-                    try:
-                        batch = batches.read_next_batch()
-                    except StopIteration:
-                        break
-                    except BaseException as error:
-                        reader.cancel()
-                        with contextlib.suppress(pa.ArrowException):
-                            writer.close()  # else Arrow says on stderr that nobody did
-                        raise _SourceError(error) from error
-                    try:
-                        self._write_in_messages(writer, batch)
-                    except (pa.ArrowException, OSError):
-                        break  # the server refused the stream: what it said comes with the answer
+            complete = self._send(writer, batches)
+            with _translated():
                 writer.done_writing()
                 answer = reader.read_chunk().app_metadata
-            except _SourceError as failed:
-                raise failed.error from None
-            except StopIteration:
-                raise Unavailable("the server ended the stream; whether it was stored is not known") from None
-            writer.close()
-        return _receipt(answer)
+            if not complete:
+                raise Unavailable("the stream broke; whether the rows were stored is not known")
+            return _receipt(answer)
+        except StopIteration:
+            raise Unavailable("the server ended the stream; whether the rows were stored is not known") from None
+        except BaseException:
+            reader.cancel()  # whatever it was: nothing of this write may be stored
+            raise
+        finally:
+            with contextlib.suppress(pa.ArrowException, OSError):
+                writer.close()  # else Arrow says on stderr that nobody did
+
+    def _send(self, writer: Any, batches: pa.RecordBatchReader) -> bool:
+        """Send all of `batches`, or return False when the server stopped listening: it has an answer then.
+
+        What the source of the batches raises passes as it is.
+        """
+        for batch in batches:
+            if batch.schema != batches.schema:
+                raise SchemaMismatch(
+                    f"a batch has the columns {batch.schema.names}, the first one had {batches.schema.names}"
+                )
+            try:
+                self._write_in_messages(writer, batch)
+            except (pa.ArrowException, OSError):
+                return False
+        return True
 
     @staticmethod
     def _write_in_messages(writer: Any, batch: pa.RecordBatch) -> None:
@@ -347,13 +390,6 @@ def connect(
     )
 
 
-class _SourceError(Exception):
-    """Carries what a user's own reader raised past the translation."""
-
-    def __init__(self, error: BaseException) -> None:
-        self.error = error
-
-
 @contextlib.contextmanager
 def _translated() -> Iterator[None]:
     try:
@@ -362,7 +398,7 @@ def _translated() -> Iterator[None]:
         raise from_flight(error) from error
 
 
-def _batches(stream: Any) -> Iterator[pa.RecordBatch]:
+def _batches(stream: Any) -> Generator[pa.RecordBatch, None, None]:
     """Give a stream's batches; whatever ends the generator ends the query on the server."""
     try:
         while True:

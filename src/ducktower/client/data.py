@@ -5,6 +5,7 @@ Owns these conversions. Must never import pandas, polars or Ibis: who passes the
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
@@ -23,9 +24,18 @@ def to_arrow(data: Any) -> Any:
 
     Raises InvalidArgument for what Arrow cannot take, SchemaMismatch for a column of mixed types.
     """
-    try:
+    if isinstance(data, Iterator):
+        return _from_iterator(data)  # what it raises is its own affair
+    with _fitting():
         return _to_arrow(data)
-    except pa.ArrowException as error:
+
+
+@contextlib.contextmanager
+def _fitting() -> Iterator[None]:
+    """Name what Arrow and Python raise for values that fit no column."""
+    try:
+        yield
+    except (pa.ArrowException, TypeError, ValueError, OverflowError) as error:
         raise SchemaMismatch(f"the data does not fit Arrow: {error}") from error
 
 
@@ -79,22 +89,31 @@ def _from_iterator(items: Iterator[Any]) -> Any:
         return pa.table({})
     items = itertools.chain([first], items)
     if isinstance(first, pa.RecordBatch):
-        return _from_batches(items)
+        return _from_batches(_only_batches(items))
 
     def batches() -> Iterator[pa.RecordBatch]:
         schema = None
         while chunk := list(itertools.islice(items, _ROWS_PER_BATCH)):
-            table = rows_to_table(chunk)
+            with _fitting():
+                table = rows_to_table(chunk)
             if schema is None:
                 schema = table.schema
             elif set(table.column_names) - set(schema.names):
                 new = sorted(set(table.column_names) - set(schema.names))
                 raise SchemaMismatch(f'column "{new[0]}" was not in the first {_ROWS_PER_BATCH} rows')
             else:
-                table = pa.Table.from_pylist(chunk, schema=schema)
+                with _fitting():
+                    table = pa.Table.from_pylist(chunk, schema=schema)
             yield from table.to_batches()
 
     return _from_batches(batches())
+
+
+def _only_batches(items: Iterator[Any]) -> Iterator[pa.RecordBatch]:
+    for item in items:
+        if not isinstance(item, pa.RecordBatch):
+            raise InvalidArgument(f"after record batches came a {type(item).__name__}")
+        yield item
 
 
 def _from_batches(batches: Iterator[Any]) -> Any:

@@ -18,9 +18,14 @@ __all__ = ["Appending"]
 
 
 class Appending:
-    """Used by one thread, the stream's."""
+    """Used by one thread, the stream's. Raises LimitExceeded when the rows have too many columns."""
 
     def __init__(self, queue: CommitQueue, config: EngineConfig, target: Target, schema: Any) -> None:
+        if len(schema) > config.queue_columns_max:
+            raise LimitExceeded(
+                f"a stream of writes may have {config.queue_columns_max} columns, not {len(schema)}; "
+                "send the rows as a write of its own"
+            )
         self._queue = queue
         self._config = config
         self._schema = plain_schema(schema)

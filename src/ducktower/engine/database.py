@@ -225,7 +225,7 @@ class Database:
         try:
             return duckdb.connect(config.database, config=settings)
         except duckdb.Error as error:
-            raise _cannot_open(config.database, error) from error
+            raise _cannot_open(config, error) from error
 
     def _reopen(self) -> None:
         """Wait until every cursor of the dead database is gone, then open it again. Runs in its own thread.
@@ -281,12 +281,13 @@ def _identity(database: str) -> str:
     return "" if database == ":memory:" else os.path.realpath(database)
 
 
-def _cannot_open(database: str, error: duckdb.Error) -> Exception:
+def _cannot_open(config: EngineConfig, error: duckdb.Error) -> Exception:
     """Say which of the usual reasons it was: held by another process, no database, no such folder, an option.
 
     DuckDB raises one class for the first three, so they are told apart by looking, and the lock by its text.
     """
     text = first_line(str(error))
+    database = config.database
     path = Path(database)
     if "Could not set lock on file" in str(error):
         return Unavailable(f'database "{database}" is held by another process: {text}')
@@ -299,8 +300,12 @@ def _cannot_open(database: str, error: duckdb.Error) -> Exception:
             return InvalidArgument(f'database "{database}" may not be read and written by this user')
         if path.exists() and not _looks_like_duckdb(path):
             return InvalidArgument(f'file "{database}" is no DuckDB database')
-    if isinstance(error, (duckdb.InvalidInputException, duckdb.ParserException, duckdb.CatalogException)):
-        return InvalidArgument(text)
+    for name, value in (("memory_limit", config.memory_limit), ("threads", config.threads)):
+        if value is not None:
+            try:
+                duckdb.connect(config={name: str(value)}).close()
+            except duckdb.Error as refused:
+                return InvalidArgument(f'{name} "{value}": {first_line(str(refused))}')
     return InternalError(f'cannot open database "{database}": {text}')
 
 

@@ -38,7 +38,7 @@ from .inserts import table_exists, table_name
 from .loads import Load
 from .scripts import Parameters, Scripts
 from .streams import batch_rows, bounded, chained
-from .words import Executed, Outcome, PlanKey, Receipt, Target, Write
+from .words import Executed, Outcome, PlanKey, Receipt, SlowWrite, Target, Write
 
 __all__ = ["Engine"]
 
@@ -59,7 +59,7 @@ class Engine:
         self._database = Database(self.config)
         self._calls = Calls(self.config.watch_interval_seconds)
         self._database.before_reopen(lambda: self._calls.end_all("reopening"))
-        self._committer = GroupCommitter(self._database, self.config, self._commits, self._rows)
+        self._committer = GroupCommitter(self._database, self._calls, self.config, self._commits, self._rows)
         self._queue = CommitQueue(self.config, self._committer.commit)
         self._limits = {"upload": self.config.upload_timeout_seconds}
         self._scripts = Scripts(self.config, tables_changed=self._committer.forget_plans)
@@ -273,13 +273,13 @@ class Engine:
                 there = table_exists(lease.cursor, self._database.catalog, target)
             if there:
                 target = Target(target.table, target.schema)
-        if target.mode in ("append", "upsert"):
+        if target.mode in ("append", "upsert") and len(schema) <= self.config.queue_columns_max:
             outcome = self._queued(target, schema, batches, nbytes)
-            if not isinstance(outcome, Conflict):
+            if not isinstance(outcome, (Conflict, SlowWrite)):
                 if isinstance(outcome, DucktowerError):
                     raise outcome
                 return outcome
-            # A long transaction holds the rows: wait for it beside the queue, not in it.
+            # A long transaction holds the rows, or these rows take long: wait beside the queue, not in it.
         table = pa.Table.from_batches(batches, schema=schema)
         return self._put_alone(target, schema, caller, lambda load, retry: load.table(table, retry))
 

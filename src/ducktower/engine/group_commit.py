@@ -23,19 +23,23 @@ import duckdb
 import pyarrow as pa
 
 from ..config import EngineConfig
-from ..errors import Conflict, DucktowerError, Unavailable
+from ..errors import DucktowerError, Unavailable
 from ..monitor import Counter
+from .calls import Call, Caller, Calls
 from .database import Database, Lease
 from .failures import first_line, is_fatal, translate
 from .inserts import diagnose, insert_sql, table_columns
-from .words import Outcome, PlanKey, Receipt, Target, Write
+from .words import Outcome, PlanKey, Receipt, SlowWrite, Target, Write
 
 __all__ = ["GroupCommitter"]
 
 log = logging.getLogger(__name__)
 
-_CONFLICT_TRIES = 3
-_CONFLICT_PAUSE_SECONDS = 0.001
+_TRIES = 3
+_TRY_PAUSE_SECONDS = 0.001
+_WORTH_TRYING = (duckdb.CatalogException, duckdb.BinderException, duckdb.TransactionException)
+"""A table that is another one by now, or a conflict. Rows that do not fit will not fit the next time either."""
+_SLOW_SECONDS = 60.0
 _REOPEN_WAIT_SECONDS = 30.0  # longer than a stalled reader is waited for
 
 
@@ -92,18 +96,32 @@ class _Plan:
             cursor.unregister(self.name)
 
 
+class _PlanError(Exception):
+    """One plan of a transaction failed: its members are to be looked at, the others are not."""
+
+    def __init__(self, key: PlanKey, cause: Exception, call: Call, *, planned: bool) -> None:
+        super().__init__(str(cause))
+        self.key = key
+        self.cause = cause
+        self.planned = planned  # else the target itself is at fault, for all of its members
+        self.slow = call.reason is not None
+
+
 class GroupCommitter:
     """Commits groups. `commit` is the function that the commit queue is given."""
 
-    def __init__(self, database: Database, config: EngineConfig, commits: Counter, rows: Counter) -> None:
+    def __init__(self, database: Database, calls: Calls, config: EngineConfig, commits: Counter, rows: Counter) -> None:
         self._database = database
+        self._calls = calls
         self._config = config
         self._commits = commits
         self._rows = rows
-        # Guarded by _lock: the cursor, whatever runs on it, and the plans prepared on it.
+        # Guarded by _lock: the cursor, whatever runs on it, the plans prepared on it, and the keys whose
+        # writes took too long, with the time until which they are kept out.
         self._lock = threading.Lock()
         self._lease: Lease | None = None
         self._plans: OrderedDict[PlanKey, _Plan] = OrderedDict()
+        self._slow: dict[PlanKey, float] = {}
         self._stale = False  # set by any thread, without the lock: the next group makes its plans anew
         database.before_reopen(self.close)
 
@@ -112,14 +130,16 @@ class GroupCommitter:
         self._database.wait_serving(_REOPEN_WAIT_SECONDS)
         with self._lock:
             try:
-                cursor = self._cursor()
+                lease = self._lease = self._lease or self._database.lease("internal")
             except DucktowerError as error:
                 return [error] * len(writes)
             if self._stale:
-                self._stale = False
-                for key in list(self._plans):
-                    self._forget(cursor, key)
-            return self._commit(cursor, list(writes))
+                self._forget_all(lease.cursor)
+            outcomes: dict[int, Outcome] = {}
+            ready = self._without_slow(writes, outcomes) if self._slow else list(writes)
+            if ready:
+                self._commit(lease, ready, outcomes)
+            return [outcomes[id(write)] for write in writes]
 
     def forget_plans(self) -> None:
         """Have every plan made anew: a table was made, dropped or altered.
@@ -136,53 +156,96 @@ class GroupCommitter:
                 self._lease.close()
                 self._lease = None
 
-    def _cursor(self) -> Any:
-        if self._lease is None:
-            self._lease = self._database.lease("internal")
-        return self._lease.cursor
+    # -- one group ------------------------------------------------------------------------------------
 
-    def _commit(self, cursor: Any, writes: list[Write]) -> list[Outcome]:
-        """Commit all in one transaction; when that fails, the halves, until only the bad ones fail."""
+    def _commit(self, lease: Lease, writes: list[Write], outcomes: dict[int, Outcome]) -> None:
+        """Commit all in one transaction. When that fails, find the bad ones by halves and commit the others.
+
+        Whatever a member raises must not reach the other members, hence the broad `except`.
+        """
         try:
-            self._transaction(cursor, writes)
-        except duckdb.Error as error:
+            self._transaction(lease, writes)
+        except _PlanError as error:
+            culprits = [write for write in writes if write.key == error.key]
+            others = [write for write in writes if write.key != error.key]
+            if is_fatal(error.cause):
+                self._give_up(writes, error.cause, outcomes)
+                return
+            if others:
+                self._commit(lease, others, outcomes)
+            if error.slow:
+                self._put_aside(culprits, outcomes)
+            elif not error.planned:
+                outcomes.update((id(write), translate(error.cause)) for write in culprits)
+            else:
+                self._divide(lease, culprits, error.cause, outcomes)
+        except Exception as error:
             if is_fatal(error):
-                self._database.note(error)
-                unknown = Unavailable(
-                    "the database met a fatal error and is being reopened; "
-                    f"whether this write was stored is not known: {first_line(str(error))}"
-                )
-                return [unknown] * len(writes)
-            failure: BaseException = error
-        except Exception as error:  # whatever it is, it must not reach the other members
-            failure = error
+                self._give_up(writes, error, outcomes)
+            else:
+                self._divide(lease, writes, error, outcomes)
         else:
             number = self._commits.add()
             self._rows.add(sum(write.rows for write in writes))
-            return [Receipt(write.rows, number) for write in writes]
-        if len(writes) == 1:
-            return [self._alone(cursor, writes[0], failure)]
-        middle = len(writes) // 2
-        return self._commit(cursor, writes[:middle]) + self._commit(cursor, writes[middle:])
+            for write in writes:
+                outcomes[id(write)] = Receipt(write.rows, number)
 
-    def _alone(self, cursor: Any, write: Write, failure: BaseException) -> Outcome:
-        """Try a write that failed alone once more with a fresh plan, or find the error that names the thing."""
-        # The plan may be older than the table: it was dropped and made again with other columns.
-        self._forget(cursor, write.key)
-        for attempt in range(_CONFLICT_TRIES):
+    def _divide(self, lease: Lease, writes: list[Write], failure: Exception, outcomes: dict[int, Outcome]) -> None:
+        if len(writes) == 1:
+            outcomes[id(writes[0])] = self._alone(lease, writes[0], failure)
+            return
+        middle = len(writes) // 2
+        self._commit(lease, writes[:middle], outcomes)
+        self._commit(lease, writes[middle:], outcomes)
+
+    def _alone(self, lease: Lease, write: Write, failure: Exception) -> Outcome:
+        """Try a write that failed alone again when that may help, or find the error that names the thing."""
+        for attempt in range(_TRIES):
+            if not isinstance(failure, _WORTH_TRYING):
+                break
+            # The plan may be older than the table: it was dropped and made again with other columns.
+            self._forget(lease.cursor, write.key)
             if attempt:
-                time.sleep(_CONFLICT_PAUSE_SECONDS)
+                time.sleep(_TRY_PAUSE_SECONDS)
             try:
-                self._transaction(cursor, [write])
+                self._transaction(lease, [write])
+            except _PlanError as error:
+                self._database.note(error.cause)
+                failure = error.cause
             except Exception as error:
                 self._database.note(error)
                 failure = error
             else:
                 self._rows.add(write.rows)
                 return Receipt(write.rows, self._commits.add())
-            if not isinstance(translate(failure), Conflict):
-                break
-        return self._reason(cursor, write, failure)
+        return self._reason(lease.cursor, write, failure)
+
+    def _give_up(self, writes: list[Write], error: Exception, outcomes: dict[int, Outcome]) -> None:
+        self._database.note(error)
+        unknown = Unavailable(
+            "the database met a fatal error and is being reopened; "
+            f"whether this write was stored is not known: {first_line(str(error))}"
+        )
+        outcomes.update((id(write), unknown) for write in writes)
+
+    def _put_aside(self, writes: list[Write], outcomes: dict[int, Outcome]) -> None:
+        """Keep writes like these out of groups for a while: they held everybody up."""
+        key = writes[0].key
+        self._slow[key] = time.monotonic() + _SLOW_SECONDS
+        log.warning("writes to %s take too long for a group and are kept out of it", key.target.label)
+        outcomes.update((id(write), self._too_slow(write)) for write in writes)
+
+    def _without_slow(self, writes: Sequence[Write], outcomes: dict[int, Outcome]) -> list[Write]:
+        now = time.monotonic()
+        self._slow = {key: until for key, until in self._slow.items() if until > now}
+        outcomes.update((id(write), self._too_slow(write)) for write in writes if write.key in self._slow)
+        return [write for write in writes if write.key not in self._slow]
+
+    def _too_slow(self, write: Write) -> SlowWrite:
+        return SlowWrite(
+            f'table "{write.key.target.label}": the write took more than '
+            f"{self._config.group_timeout_seconds:g} seconds; send it as a write of its own"
+        )
 
     def _reason(self, cursor: Any, write: Write, failure: BaseException) -> DucktowerError:
         plan = self._plans.get(write.key)
@@ -198,30 +261,46 @@ class GroupCommitter:
             if plan is not None:
                 plan.empty()
 
-    def _transaction(self, cursor: Any, writes: list[Write]) -> None:
-        """Store all of `writes` or nothing."""
-        by_plan: dict[PlanKey, list[Any]] = {}
+    def _transaction(self, lease: Lease, writes: list[Write]) -> None:
+        """Store all of `writes` or nothing. Raises _PlanError when it is known whose members failed."""
+        by_key: dict[PlanKey, list[Any]] = {}
         for write in writes:
-            by_plan.setdefault(write.key, []).extend(write.batches)
-        plans = [(self._plan(cursor, key), batches) for key, batches in by_plan.items()]
+            by_key.setdefault(write.key, []).extend(write.batches)
+        call = self._calls.start(
+            "commit",
+            writes[0].key.target.label,
+            Caller(),
+            timeout_seconds=self._config.group_timeout_seconds,
+            interrupt=lease.interrupt,
+        )
+        cursor = lease.cursor
         try:
-            for plan, batches in plans:
-                plan.fill(batches)
-            if len(plans) == 1:
-                plans[0][0].run(cursor)  # one statement is its own transaction, and a third cheaper
+            if len(by_key) == 1:  # one statement is its own transaction, and a third cheaper
+                self._run_plans(cursor, by_key, call)
                 return
             cursor.execute("BEGIN TRANSACTION")
             try:
-                for plan, _ in plans:
-                    plan.run(cursor)
+                self._run_plans(cursor, by_key, call)
                 cursor.execute("COMMIT")
             except BaseException:
                 with contextlib.suppress(duckdb.Error):
                     cursor.execute("ROLLBACK")
                 raise
         finally:
-            for plan, _ in plans:
-                plan.empty()
+            self._calls.finish(call)
+
+    def _run_plans(self, cursor: Any, by_key: dict[PlanKey, list[Any]], call: Call) -> None:
+        for key, batches in by_key.items():
+            plan = None
+            try:
+                plan = self._plan(cursor, key)
+                plan.fill(batches)
+                plan.run(cursor)
+            except Exception as error:
+                raise _PlanError(key, error, call, planned=plan is not None) from error
+            finally:
+                if plan is not None:
+                    plan.empty()
 
     def _plan(self, cursor: Any, key: PlanKey) -> _Plan:
         plan = self._plans.get(key)
@@ -233,6 +312,12 @@ class GroupCommitter:
             _, oldest = self._plans.popitem(last=False)
             oldest.drop(cursor)
         return plan
+
+    def _forget_all(self, cursor: Any) -> None:
+        self._stale = False
+        self._slow.clear()
+        for key in list(self._plans):
+            self._forget(cursor, key)
 
     def _forget(self, cursor: Any, key: PlanKey) -> None:
         plan = self._plans.pop(key, None)

@@ -19,6 +19,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import errno
+import itertools
 import logging
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
@@ -32,8 +33,8 @@ __all__ = ["batch_rows", "bounded", "chained"]
 log = logging.getLogger(__name__)
 
 _ROWS_MAX = 65_536
-_ROWS_MAX_UNKNOWN_WIDTH = 2_048
-"""Rows a batch when values have no fixed width: 4 MiB at 2 KiB a row. More rows a batch were not faster."""
+_ROWS_MAX_UNKNOWN_WIDTH = 4_096
+"""Rows that are asked for at once when values have no fixed width. More save Python steps, fewer save memory."""
 
 
 class _Stream(ctypes.Structure):
@@ -213,15 +214,18 @@ def batch_rows(types: Sequence[Any], batch_bytes_max: int) -> tuple[int, bool]:
 
 
 def _sliced(ahead: Sequence[Any], reader: Any, batch_bytes_max: int) -> Iterator[Any]:
-    def batches() -> Iterator[Any]:
-        yield from ahead
-        yield from reader
+    for batch in itertools.chain(ahead, reader):
+        yield from _pieces(batch, batch_bytes_max)
 
-    for batch in batches():
-        pieces = max(1, -(-batch.nbytes // batch_bytes_max))
-        rows = max(1, batch.num_rows // pieces)
-        for start in range(0, batch.num_rows, rows):
-            yield batch.slice(start, rows)
+
+def _pieces(batch: Any, batch_bytes_max: int) -> Iterator[Any]:
+    """Halve a batch until its pieces fit; a single row is never cut, whatever its size."""
+    if batch.nbytes <= batch_bytes_max or batch.num_rows <= 1:
+        yield batch
+        return
+    middle = batch.num_rows // 2
+    yield from _pieces(batch.slice(0, middle), batch_bytes_max)
+    yield from _pieces(batch.slice(middle), batch_bytes_max)
 
 
 def bounded(
@@ -235,10 +239,9 @@ def bounded(
     """Return what `reader` holds as a stream fit for the wire; its first batch is computed before this returns.
 
     - A result of one batch is taken whole and `on_release` is called at once: a slow client then holds nothing.
-    - Narrow rows go on as the native stream, and so do rows whose batches are sure to fit (`exact`).
-    - Rows so wide that a batch passes a third of the limit are cut in Python, a piece of at most
-      `batch_bytes_max` at a time. The width is judged by the first two batches: the third leaves room for rows
-      that grow three times as wide later.
+    - A result whose batches are sure to fit (`exact`) goes on as the native stream.
+    - Any other is looked at in Python, once for each 4,096 rows, and cut into pieces of at most
+      `batch_bytes_max`: how wide its rows are is not known before they are there.
     """
     schema = reader.schema
     ahead: list[Any] = []
@@ -247,13 +250,11 @@ def bounded(
             ahead.append(reader.read_next_batch())
         except StopIteration:
             break
-    ended = len(ahead) < 2
-    widest = max((batch.nbytes for batch in ahead), default=0)
-    if ended and widest <= batch_bytes_max:
+    if len(ahead) < 2 and sum(batch.nbytes for batch in ahead) <= batch_bytes_max:
         reader.close()
         on_release()
         return pa.Table.from_batches(ahead, schema=schema).to_reader()
-    if exact or widest <= batch_bytes_max // 3:
+    if exact:
         return chained(ahead, reader, on_release=on_release, error_text=error_text)
     pieces = pa.RecordBatchReader.from_batches(schema, _sliced(ahead, reader, batch_bytes_max))
     return chained((), pieces, on_release=on_release, error_text=error_text)

@@ -9,11 +9,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple, TypeAlias, get_args
 
-from ..errors import DucktowerError, InvalidArgument
+from ..errors import DucktowerError, InvalidArgument, TimedOut
 
-__all__ = ["MODES", "Executed", "Mode", "Outcome", "PlanKey", "Receipt", "Target", "Write"]
+__all__ = ["MODES", "Executed", "Mode", "Outcome", "PlanKey", "Receipt", "SlowWrite", "Target", "Write"]
 
 Mode = Literal["append", "create", "replace", "create_append", "upsert"]
+_NAME_MAX = 1_000
 MODES: tuple[str, ...] = get_args(Mode)
 
 
@@ -32,6 +33,10 @@ class Executed(NamedTuple):
     table: Any  # pyarrow.Table | None
 
 
+class SlowWrite(TimedOut):
+    """This write takes longer than a group may; it was not stored, and can be by itself."""
+
+
 Outcome: TypeAlias = Receipt | DucktowerError
 
 
@@ -47,6 +52,9 @@ class Target:
     def __post_init__(self) -> None:
         if not self.table or not self.schema:
             raise InvalidArgument("a table and its schema need a name of at least one character")
+        for name in (self.table, self.schema, *self.key):
+            if len(name) > _NAME_MAX:
+                raise InvalidArgument(f"a name has {len(name)} characters, the limit is {_NAME_MAX}")
         if self.mode not in MODES:
             raise InvalidArgument(f"mode {self.mode!r} is none of {', '.join(MODES)}")
         if self.mode == "upsert" and not self.key:

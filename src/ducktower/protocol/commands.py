@@ -195,8 +195,10 @@ def _put(body: dict[str, Any], what: str) -> Put:
     for name in _RESERVED & body.keys():
         raise InvalidArgument(f'"{name}" in the {what}: repeatable writes are not offered by this server')
     _known(body, _PUT_FIELDS, what)
-    table, schema, mode = body.get("table"), body.get("schema") or "main", body.get("mode") or "append"
-    key = body.get("key") or []
+    table, schema, mode, key = (
+        default if body.get(name) is None else body[name]
+        for name, default in (("table", None), ("schema", "main"), ("mode", "append"), ("key", []))
+    )
     if not isinstance(table, str) or not table:
         raise InvalidArgument(f'the {what} needs "table": a string')
     if not isinstance(schema, str) or not isinstance(mode, str):

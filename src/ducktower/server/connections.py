@@ -32,8 +32,9 @@ def cut(port: int, peer: str | None = None) -> int:
         with contextlib.suppress(OSError), socket.socket(fileno=os.dup(int(name))) as ours:
             if ours.family not in (socket.AF_INET, socket.AF_INET6) or ours.getsockname()[1] != port:
                 continue
-            other = ours.getpeername()  # fails for the listening socket
-            if peer is not None and not (peer.endswith(f":{other[1]}") and other[0] in unquote(peer)):
+            address, other_port = ours.getpeername()[:2]  # fails for the listening socket
+            address = address.removeprefix("::ffff:")  # gRPC listens on both families with one socket
+            if peer is not None and not (peer.endswith(f":{other_port}") and address in unquote(peer)):
                 continue
             ours.shutdown(socket.SHUT_RDWR)
             count += 1

@@ -15,10 +15,10 @@ import pyarrow.flight as flight
 
 from ..config import ServerConfig
 from ..engine import Caller
-from ..errors import DucktowerError, InternalError, Overloaded, Unavailable
+from ..errors import Cancelled, DucktowerError, InternalError, Overloaded, Unavailable
 from ..protocol.status import to_flight
 from .connections import cut
-from .plain_flight import PlainFlight
+from .plain_flight import ALWAYS_ADMITTED, PlainFlight
 
 __all__ = ["Listener"]
 
@@ -76,18 +76,18 @@ class Listener(flight.FlightServerBase):
 
     def do_action(self, context: Any, action: Any) -> Any:
         """Run an action."""
-        with self._call(context) as caller:
+        with self._call(context, always=action.type in ALWAYS_ADMITTED) as caller:
             body = action.body.to_pybytes() if action.body is not None else b""
             return iter([flight.Result(part) for part in self._plain.act(action.type, body, caller)])
 
     def _hang_up(self, peer: str) -> None:
-        log.warning("cutting the connection of %s, which does not read what it asked for", peer)
-        cut(self.port, peer)
+        found = cut(self.port, peer)
+        log.warning("cut %d connections of %s, which does not read what it asked for", found, peer)
 
     @contextlib.contextmanager
-    def _call(self, context: Any) -> Iterator[Caller]:
-        """Admit a call, and let nothing out of it but an error of ours."""
-        if not self._places.acquire(blocking=False):
+    def _call(self, context: Any, *, always: bool = False) -> Iterator[Caller]:
+        """Admit a call, and let nothing out of it but an error of ours. What is `always` admitted takes no place."""
+        if not always and not self._places.acquire(blocking=False):
             error = Overloaded(f"{self._config.calls_in_flight_max} calls are in flight already")
             raise to_flight(error, self._config.error_bytes_max)
         try:
@@ -98,8 +98,12 @@ class Listener(flight.FlightServerBase):
         except DucktowerError as error:
             raise to_flight(error, self._config.error_bytes_max) from None
         except Exception as error:
+            if context.is_cancelled():
+                log.info("the client left before its answer: %s", type(error).__name__)
+                raise to_flight(Cancelled("the client went away"), self._config.error_bytes_max) from None
             log.exception("a call failed in a way that it must not")
             hidden = InternalError(f"the server failed ({type(error).__name__}); its log has the details")
             raise to_flight(hidden, self._config.error_bytes_max) from None
         finally:
-            self._places.release()
+            if not always:
+                self._places.release()

@@ -22,9 +22,12 @@ from ..errors import Cancelled, DucktowerError, InvalidArgument, LimitExceeded, 
 from ..protocol import commands
 from .acks import AckPump, Outbox
 
-__all__ = ["PlainFlight"]
+__all__ = ["ALWAYS_ADMITTED", "PlainFlight"]
 
 log = logging.getLogger(__name__)
+
+ALWAYS_ADMITTED = frozenset({"health", "sessions", "cancel"})
+"""Actions that an operator needs most when everything is taken; they take no time."""
 
 _VERSION = metadata.version("ducktower")
 _IPC_PIECE_BYTES = 2 * 1024 * 1024
