@@ -49,7 +49,9 @@ def test_numbers_say_their_unit() -> None:
     for kind in (EngineConfig, ServerConfig):
         for field in fields(kind):
             if isinstance(field.default, (int, float)) and field.name not in plain:
-                assert field.name.endswith(("_bytes_max", "_writes_max", "_in_flight_max", "plans_max", "_seconds"))
+                assert field.name.endswith(
+                    ("_bytes_max", "_writes_max", "_in_flight_max", "_columns_max", "plans_max", "_seconds")
+                )
 
 
 def test_an_unknown_setting_is_refused_by_name(tmp_path: object) -> None:

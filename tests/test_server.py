@@ -18,6 +18,7 @@ import pytest
 
 import ducktower
 from support.cursors import all_returned
+from support.endings import fails_with
 from support.resources import held, settles_within
 from support.servers import ServerProcess, environment
 from support.threads import together
@@ -82,8 +83,7 @@ class TestLooking:
         assert "127.0.0.1" in call["peer"]
         assert client.cancel(call["id"] + 1000) is False
         assert client.cancel(call["id"]) is True
-        with pytest.raises(ducktower.Cancelled):
-            reader.read_all()
+        fails_with(ducktower.Cancelled, reader)
         all_returned(client)
 
     @pytest.mark.usefixtures("table")
@@ -537,8 +537,7 @@ class TestEnd:
             closing.start()
             closing.join(60)
             assert not closing.is_alive()
-            with pytest.raises(ducktower.Unavailable):
-                reader.read_all()
+            fails_with(ducktower.Unavailable, reader)
         ducktower.serve(str(database)).close()
 
     def test_calls_in_flight_are_finished(self, database: Path) -> None:

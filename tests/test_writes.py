@@ -70,10 +70,11 @@ class TestSizes:
             writer.done_writing()
             answer = json.loads(reader.read().to_pybytes())
             writer.close()
-            assert answer == {"rows": rows, "commit": before + 1}
+            receipt = ducktower.Receipt(**answer)
         else:
             receipt = client.ingest("t", data if form == "table" else data.to_reader(3000))
-            assert receipt == (rows, before + 1)
+        assert receipt.rows == rows
+        assert receipt.commit == before + 1 or (receipt.commit == before and rows == 0)
         assert client.query("SELECT count(*) AS n, count(DISTINCT i) AS d, sum(i)::BIGINT AS s FROM t").to_pylist() == [
             {"n": rows, "d": rows, "s": rows * (rows - 1) // 2 if rows else None}
         ]
