@@ -28,7 +28,6 @@ from ..errors import (
     SchemaMismatch,
     TableExists,
     Unavailable,
-    coded_text,
 )
 from ..protocol.commands import Exchange, Put, Query, to_json
 from ..protocol.status import from_flight
@@ -179,26 +178,15 @@ class FlightClient:
     def reader(self, query: Any, parameters: Sequence[Any] | dict[str, Any] | None = None) -> pa.RecordBatchReader:
         """Run a query and return its result as a stream, in bounded memory, of one snapshot.
 
-        Closing or dropping the reader ends the query on the server. A failure after the first batch is raised
-        by Arrow itself, as an OSError whose text has `[CODE]` at its head: `batches` and `query` raise our classes.
+        Dropping the reader ends the query on the server; `close` alone does not, because Arrow does not pass it
+        on. Who stops half way and keeps the reader uses `batches`.
         """
-        schema, batches = self.batches(query, parameters)
-
-        def coded() -> Iterator[pa.RecordBatch]:
-            try:
-                yield from batches
-            except DucktowerError as error:
-                raise OSError(coded_text(error)) from error
-            finally:
-                batches.close()
-
-        # Through the C stream interface, because closing what `from_batches` makes does not close its generator.
-        return pa.RecordBatchReader.from_stream(pa.RecordBatchReader.from_batches(schema, coded()))
+        return pa.RecordBatchReader.from_batches(*self.batches(query, parameters))
 
     def batches(
         self, query: Any, parameters: Sequence[Any] | dict[str, Any] | None = None
     ) -> tuple[pa.Schema, Generator[pa.RecordBatch, None, None]]:
-        """Run a query and return its schema and a generator of its batches, which raises our error classes.
+        """Run a query and return its schema and a generator of its batches.
 
         Closing the generator ends the query on the server.
         """
