@@ -311,6 +311,7 @@ class FlightClient:
 
         What the source of the batches raises passes as it is.
         """
+        sent = False
         for batch in batches:
             if batch.schema != batches.schema:
                 raise SchemaMismatch(
@@ -320,6 +321,11 @@ class FlightClient:
                 self._write_in_messages(writer, batch)
             except (pa.ArrowException, OSError):
                 return False
+            sent = sent or batch.num_rows > 0
+        if not sent:  # the schema travels with the first batch, even of a stream that has no rows
+            empty = [pa.nulls(0, field.type) for field in batches.schema]
+            with _translated():
+                writer.write_batch(pa.RecordBatch.from_arrays(empty, schema=batches.schema))
         return True
 
     @staticmethod
