@@ -16,6 +16,8 @@ from pathlib import Path
 
 from rich.console import Console
 
+from ducktower import DucktowerError
+
 from .bulk import bulk_read, bulk_write
 from .explore_commit import chosen_directory
 from .figures import FULL, QUICK, Bench, Figure, WrongCount
@@ -48,21 +50,24 @@ def main() -> int:
     console = Console(width=None if sys.stdout.isatty() else 150)
     scale = QUICK if chosen.quick else FULL
     figures: list[Figure] = []
+    failed = False
     with tempfile.TemporaryDirectory(prefix="ducktower-bench-", dir=chosen.directory) as place:
         machine = describe(Path(place))
+        bench = Bench(scale, Path(place), tuple(shlex.split(chosen.serve)))
         for name in chosen.only or MEASUREMENTS:
             start = time.monotonic()
             try:
-                figures += MEASUREMENTS[name](Bench(scale, Path(place), tuple(shlex.split(chosen.serve))))
-            except (WrongCount, RuntimeError, TimeoutError, OSError) as error:
-                print(f"{name}: {error}", file=sys.stderr)
-                return 1
-            console.print(f"{name}: {time.monotonic() - start:.0f} s", style="dim")
+                figures += MEASUREMENTS[name](bench)
+            except (WrongCount, DucktowerError, RuntimeError, TimeoutError, OSError) as error:
+                failed = True  # the others are still worth having
+                print(f"{name}: {error}", file=sys.stderr, flush=True)
+            else:
+                console.print(f"{name}: {time.monotonic() - start:.0f} s", style="dim")
     print_report(console, figures, machine, judged=scale.judged)
     target = chosen.json or (None if chosen.quick or chosen.only else LATEST)
-    if target:
+    if target and not failed:
         write_json(target, figures, machine, judged=scale.judged)
-    return 0
+    return 1 if failed else 0
 
 
 if __name__ == "__main__":

@@ -24,7 +24,7 @@ def to_arrow(data: Any) -> Any:
 
     Raises InvalidArgument for what Arrow cannot take, SchemaMismatch for a column of mixed types.
     """
-    if isinstance(data, Iterator):
+    if isinstance(data, Iterator) and not hasattr(data, "__arrow_c_stream__"):
         return _from_iterator(data)  # what it raises is its own affair
     with _fitting():
         return _to_arrow(data)
