@@ -189,8 +189,19 @@ class TestQuery:
         assert isinstance(reader, pa.RecordBatchReader)
         assert reader.schema == whole.schema
         assert reader.read_all().equals(whole)
-        with client.reader(sql) as again:
-            assert again.read_next_batch().num_rows > 0
+
+    def test_a_reader_that_is_dropped(self, client: ducktower.FlightClient) -> None:
+        """Its query ends on the server, and so does that of a generator of batches that is closed."""
+        sql = "SELECT i FROM range(50000000) r(i)"
+        reader = client.reader(sql)
+        assert reader.read_next_batch().num_rows > 0
+        assert len(client.sessions()) == 1
+        del reader
+        all_returned(client)
+        schema, batches = client.batches(sql)
+        assert next(batches).schema == schema
+        assert len(client.sessions()) == 1
+        batches.close()
         all_returned(client)
 
     @pytest.mark.parametrize("what", [5, None, b"SELECT 1", ["SELECT 1"]])
