@@ -56,10 +56,6 @@ class DucktowerStatusNotFound(pa.ArrowKeyError, metaclass=_Muted):
     """Sent as NOT_FOUND."""
 
 
-class DucktowerStatusUnimplemented(pa.ArrowNotImplementedError, metaclass=_Muted):
-    """Sent as UNIMPLEMENTED."""
-
-
 _STATUS: dict[type[DucktowerError], type[Exception]] = {
     InvalidArgument: DucktowerStatusInvalid,
     InvalidSQL: DucktowerStatusInvalid,
@@ -97,11 +93,6 @@ def to_flight(error: DucktowerError, bytes_max: int) -> Exception:
     """Return the exception that makes pyarrow's server answer with this error and nothing more."""
     kind = _STATUS[next(base for base in type(error).__mro__ if base in _STATUS)]
     return kind(coded_text(error, bytes_max))
-
-
-def unimplemented(what: str) -> Exception:
-    """Return the exception for a call that this server does not offer."""
-    return DucktowerStatusUnimplemented(coded_text(InvalidArgument(f"{what} is not offered by this server")))
 
 
 def from_flight(error: BaseException) -> DucktowerError:

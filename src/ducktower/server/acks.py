@@ -22,7 +22,7 @@ __all__ = ["AckPump", "Outbox"]
 log = logging.getLogger(__name__)
 
 _LOOK_EVERY_SECONDS = 0.05
-_SPARE_WORKER_SECONDS = 5.0
+_SPARE_WORKER_SECONDS = 60.0
 
 
 class Outbox:
@@ -38,6 +38,7 @@ class Outbox:
         self._scheduled = False
         self._owed = 0
         self._broken = False
+        self._closed = False
 
     def owe(self, most: int) -> bool:
         """Count a write that will be answered, once fewer than `most` wait; False when the client is gone."""
@@ -54,8 +55,10 @@ class Outbox:
         self.post(message)
 
     def post(self, message: bytes) -> None:
-        """Have the answer to a write sent."""
+        """Have the answer to a write sent; nothing once the stream's thread has left."""
         with self._lock:
+            if self._closed:
+                return
             self._messages.append(message)
             if self._scheduled:
                 return
@@ -65,8 +68,20 @@ class Outbox:
     def settle(self) -> bool:
         """Wait until every write was answered; False when the client is gone."""
         with self._lock:
-            self._settled.wait_for(lambda: self._owed == 0 or (self._broken and not self._scheduled))
+            self._settled.wait_for(self._at_rest)
             return not self._broken
+
+    def close(self) -> None:
+        """Settle, and let nothing be written any more. The stream's thread must not leave without it.
+
+        The writer is freed memory as soon as the handler of the RPC returns, however it returns.
+        """
+        with self._lock:
+            self._settled.wait_for(self._at_rest)
+            self._closed = True
+
+    def _at_rest(self) -> bool:
+        return not self._scheduled and (self._owed == 0 or self._broken)
 
     def drain(self) -> None:
         """Send what waits. Called by one worker at a time."""

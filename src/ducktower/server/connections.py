@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import os
 import socket
+import stat
 from pathlib import Path
 from urllib.parse import unquote
 
@@ -28,14 +29,26 @@ def cut(port: int, peer: str | None = None) -> int:
     if not _DESCRIPTORS.is_dir():
         return count
     for name in os.listdir(_DESCRIPTORS):
-        # Whatever is no socket, or was closed meanwhile, says so by an OSError.
-        with contextlib.suppress(OSError), socket.socket(fileno=os.dup(int(name))) as ours:
-            if ours.family not in (socket.AF_INET, socket.AF_INET6) or ours.getsockname()[1] != port:
-                continue
-            address, other_port = ours.getpeername()[:2]  # fails for the listening socket
-            address = address.removeprefix("::ffff:")  # gRPC listens on both families with one socket
-            if peer is not None and not (peer.endswith(f":{other_port}") and address in unquote(peer)):
-                continue
-            ours.shutdown(socket.SHUT_RDWR)
-            count += 1
+        # Descriptors come and go meanwhile: one that is gone says so by an OSError.
+        with contextlib.suppress(OSError):
+            if stat.S_ISSOCK(os.fstat(int(name)).st_mode) and _cut_one(os.dup(int(name)), port, peer):
+                count += 1
     return count
+
+
+def _cut_one(descriptor: int, port: int, peer: str | None) -> bool:
+    """Shut down one socket when it is a connection of ours, and close the descriptor, a duplicate."""
+    try:
+        ours = socket.socket(fileno=descriptor)
+    except OSError:
+        os.close(descriptor)
+        return False
+    with ours:
+        if ours.family not in (socket.AF_INET, socket.AF_INET6) or ours.getsockname()[1] != port:
+            return False
+        address, other_port = ours.getpeername()[:2]  # fails for the listening socket
+        address = address.removeprefix("::ffff:")  # gRPC listens on both families with one socket
+        if peer is not None and not (peer.endswith(f":{other_port}") and address in unquote(peer)):
+            return False
+        ours.shutdown(socket.SHUT_RDWR)
+        return True

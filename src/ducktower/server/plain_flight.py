@@ -18,7 +18,7 @@ import pyarrow.flight as flight
 from ..config import ServerConfig
 from ..engine import Appending, Caller, Engine, Receipt, Target
 from ..engine.words import Outcome
-from ..errors import Cancelled, DucktowerError, InvalidArgument, LimitExceeded, Unavailable
+from ..errors import Cancelled, DucktowerError, InternalError, InvalidArgument, LimitExceeded, Unavailable
 from ..protocol import commands
 from .acks import AckPump, Outbox
 
@@ -116,6 +116,7 @@ class PlainFlight:
             try:
                 self._append(target, reader, outbox, caller)
             finally:
+                outbox.close()
                 with self._lock:
                     self._open_streams.discard(outbox)
 
@@ -129,7 +130,6 @@ class PlainFlight:
             except StopIteration:
                 break
             except (pa.ArrowException, OSError) as error:
-                outbox.settle()
                 raise Cancelled("the client went away during its stream") from error
             if chunk.data is None:
                 continue
@@ -153,6 +153,9 @@ class PlainFlight:
             appending.submit(batch, done)
         except DucktowerError as error:
             outbox.post(commands.rejection(sequence, error))
+        except Exception as error:  # the write is owed an answer whatever happens
+            log.exception("cannot queue a write")
+            outbox.post(commands.rejection(sequence, InternalError(f"the server failed ({type(error).__name__})")))
 
     # -- actions --------------------------------------------------------------------------------------
 
