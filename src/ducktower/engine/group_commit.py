@@ -158,10 +158,12 @@ class GroupCommitter:
 
     # -- one group ------------------------------------------------------------------------------------
 
-    def _commit(self, lease: Lease, writes: list[Write], outcomes: dict[int, Outcome]) -> None:
+    def _commit(
+        self, lease: Lease, writes: list[Write], outcomes: dict[int, Outcome], *, was_slow: bool = False
+    ) -> None:
         """Commit all in one transaction. When that fails, find the bad ones by halves and commit the others.
 
-        Whatever a member raises must not reach the other members, hence the broad `except`.
+        What was slow once is tried once more: it may have been the machine. Whatever a member raises must not reach the other members, hence the broad `except`.
         """
         try:
             self._transaction(lease, writes)
@@ -173,8 +175,10 @@ class GroupCommitter:
                 return
             if others:
                 self._commit(lease, others, outcomes)
-            if error.slow:
+            if error.slow and was_slow:
                 self._put_aside(culprits, outcomes)
+            elif error.slow:
+                self._commit(lease, culprits, outcomes, was_slow=True)
             elif not error.planned:
                 outcomes.update((id(write), translate(error.cause)) for write in culprits)
             else:
