@@ -19,10 +19,13 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
+import psutil
+
 __all__ = ["STARTING_SECONDS", "Server", "apart", "receive", "serving", "started"]
 
 STARTING_SECONDS = 60.0
 STOPPING_SECONDS = 60.0
+IDLE_LOOK_SECONDS = 0.2
 LONGEST_SECONDS = 600.0
 """No single function or load may take longer."""
 
@@ -56,7 +59,9 @@ def serving(database: Path, *flags: str) -> Iterator[Server]:
     environment = {key: value for key, value in os.environ.items() if not key.startswith("DUCKTOWER_")}
     with subprocess.Popen(command, stdout=subprocess.PIPE, env=environment) as process:
         try:
-            yield Server(_ready_url(process), process.pid)
+            url = _ready_url(process)
+            _wait_until_idle(process.pid)
+            yield Server(url, process.pid)
         finally:
             process.terminate()
             try:
@@ -81,6 +86,16 @@ def _ready_url(process: subprocess.Popen[bytes]) -> str:
         if not piece:
             break
     raise RuntimeError(f"the server did not say that it is ready: {text!r}")
+
+
+def _wait_until_idle(pid: int) -> None:
+    """Wait until the server's own start is over: it goes on in the background once calls are accepted."""
+    process = psutil.Process(pid)
+    for _ in range(int(STARTING_SECONDS / IDLE_LOOK_SECONDS)):
+        before = sum(process.cpu_times()[:2])
+        time.sleep(IDLE_LOOK_SECONDS)
+        if sum(process.cpu_times()[:2]) - before < IDLE_LOOK_SECONDS / 10:
+            return
 
 
 def apart(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
