@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import shlex
+import signal
 import sys
 import tempfile
 import time
@@ -47,6 +48,7 @@ def main() -> int:
     parser.add_argument("--directory", type=Path, default=chosen_directory(), help="where databases are put")
     parser.add_argument("--serve", default="", help='flags for every server, such as --serve="--threads 1"')
     chosen = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # servers are ended and databases removed
     console = Console(width=None if sys.stdout.isatty() else 150)
     scale = QUICK if chosen.quick else FULL
     figures: list[Figure] = []
