@@ -6,6 +6,7 @@ take most of the time of the tests.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -54,8 +55,9 @@ class Uploads:
             for _ in range(told):
                 self._expect("sent")
         finally:
-            os.kill(client, signal.SIGKILL)
-        while self._process.stdout.readline() != "ended\n":
+            with contextlib.suppress(ProcessLookupError):  # it failed by itself, which _expect reports
+                os.kill(client, signal.SIGKILL)
+        while not self._process.stdout.readline().startswith("ended "):
             pass
 
     def close(self) -> None:
@@ -123,10 +125,11 @@ def _main() -> None:
             _say(f"pid {os.getpid()}")
             try:
                 _WAYS[way](url, table, int(batches))
-            finally:
-                os._exit(1)
-        os.waitpid(child, 0)
-        _say("ended")
+            except BaseException as error:
+                _say(f"failed: {error!r}".replace("\n", " "))
+            os._exit(1)
+        _, status = os.waitpid(child, 0)
+        _say(f"ended {status}")
 
 
 if __name__ == "__main__":
