@@ -28,7 +28,7 @@ import pyarrow as pa
 
 from ..arrow_types import plain_type
 from ..errors import DucktowerError, InvalidArgument, SchemaMismatch, TimedOut, Unavailable
-from ..protocol.commands import error_from_body
+from ..protocol.commands import error_from_body, parse_ack
 from ..protocol.status import from_flight
 
 __all__ = ["Appender", "PendingWrite", "Receipt"]
@@ -391,15 +391,19 @@ class Appender:
         except (pa.ArrowException, OSError) as error:
             self._break(error)
             return False
-        message = json.loads(raw.to_pybytes()) if raw is not None else {}
-        sequence = message.get("sequence")
-        if sequence is None:
-            self._break(error_from_body(message.get("error")))
-            return False
-        if "error" in message:
-            outcome: Receipt | DucktowerError = error_from_body(message["error"])
+        answer = raw.to_pybytes() if raw is not None else b"{}"
+        acknowledged = parse_ack(answer)
+        outcome: Receipt | DucktowerError
+        if acknowledged is not None:
+            sequence, rows, commit = acknowledged
+            outcome = Receipt(rows, commit)
         else:
-            outcome = Receipt(message["rows"], message["commit"])
+            message = json.loads(answer)
+            outcome = error_from_body(message.get("error"))
+            if message.get("sequence") is None:
+                self._break(outcome)
+                return False
+            sequence = message["sequence"]
         with self._lock:
             write = self._in_flight.pop(sequence, None)
             if write is None:

@@ -42,9 +42,9 @@ _MESSAGE_BYTES = 4 * 1024 * 1024
 _PAUSE_SECONDS_FIRST = 0.02
 _PAUSE_SECONDS_MAX = 1.0
 _CHANNEL_OPTIONS = [
-    # A restarted server is found again within a second; gRPC's own back-off grows to two minutes.
+    # A restarted server is found again within a second; gRPC's own back-off grows to two minutes. Its
+    # `min_reconnect_backoff_ms` stays as it is: it is the deadline of connecting as well.
     ("grpc.initial_reconnect_backoff_ms", 100),
-    ("grpc.min_reconnect_backoff_ms", 100),
     ("grpc.max_reconnect_backoff_ms", 1000),
     # A server that is gone without a word is noticed; servers refuse pings more often than every 5 minutes.
     ("grpc.keepalive_time_ms", 330_000),
@@ -225,7 +225,7 @@ class FlightClient:
         def run() -> pa.Schema:
             with _translated():
                 descriptor = flight.FlightDescriptor.for_path(*path)
-                return self._flight.get_schema(descriptor, self._options).schema
+                return self._flight.get_flight_info(descriptor, self._options).schema
 
         return self._retried(run, Unavailable, Overloaded)
 

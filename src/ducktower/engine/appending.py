@@ -31,6 +31,7 @@ class Appending:
         self._schema = plain_schema(schema)
         self._key = PlanKey(target, self._schema)
         self._cast = self._schema != schema.remove_metadata()
+        self._strip = schema.metadata is not None
 
     def submit(self, batch: Any, done: Callable[[Outcome], None]) -> None:
         """Queue a record batch as one write and return; `done` is called after its COMMIT and must not block.
@@ -45,6 +46,9 @@ class Appending:
                 f"a write of a stream has {nbytes} bytes, the limit is {self._config.group_bytes_max}; "
                 "send it as a write of its own"
             )
-        batch = batch.cast(self._schema) if self._cast else batch.replace_schema_metadata(None)
+        if self._cast:
+            batch = batch.cast(self._schema)
+        elif self._strip:
+            batch = batch.replace_schema_metadata(None)
         write = Write(self._key, [batch], batch.num_rows, nbytes, done)
         self._queue.submit(write, wait_seconds=self._config.queue_wait_seconds)

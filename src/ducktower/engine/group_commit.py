@@ -163,7 +163,8 @@ class GroupCommitter:
     ) -> None:
         """Commit all in one transaction. When that fails, find the bad ones by halves and commit the others.
 
-        What was slow once is tried once more: it may have been the machine. Whatever a member raises must not reach the other members, hence the broad `except`.
+        What was slow once is tried once more: it may have been the machine. Whatever a member raises must not
+        reach the other members, hence the broad `except`.
         """
         try:
             self._transaction(lease, writes)

@@ -13,8 +13,6 @@ import threading
 from types import TracebackType
 from typing import Any
 
-import pyarrow as pa
-
 from ..config import EngineConfig, ServerConfig
 from ..engine import Engine
 from ..errors import InvalidArgument, Unavailable
@@ -63,7 +61,6 @@ class FlightServer:
             if isinstance(error, OSError):
                 raise Unavailable(f"cannot listen on {self._config.host}:{self._config.port}") from error
             raise
-        threading.Thread(target=_warm_up, name="ducktower-warm-up", daemon=True).start()
         # A program that forgets to close must still end, and leave a checkpointed file.
         atexit.register(self.close)
         return self
@@ -148,11 +145,6 @@ def serve(database: str = ":memory:", *, host: str = "127.0.0.1", port: int = 0,
         else:
             raise InvalidArgument(f'setting "{name}" does not exist')
     return FlightServer(EngineConfig(**engine), ServerConfig(**server)).start()
-
-
-def _warm_up() -> None:
-    """Have Arrow convert a value once: the first time it imports pandas where that is installed, for a second."""
-    pa.array([0])
 
 
 def _probe_port(host: str, port: int) -> None:
