@@ -123,7 +123,12 @@ def _transaction_failure(text: str) -> DucktowerError:
         return Forbidden(f"this call only reads: {text}")
     if "Could not write file" in text or "Could not sync" in text:
         return Unavailable(f"nothing was stored: {text}")
-    if "onflict" in text or text.startswith("Failed to commit") or "other write transactions" in text:
+    if (
+        "onflict" in text
+        or text.startswith("Failed to commit")
+        or "other write transactions" in text
+        or "is aborted" in text
+    ):
         return Conflict(text)
     return InvalidSQL(text)
 

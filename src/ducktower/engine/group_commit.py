@@ -282,15 +282,15 @@ class GroupCommitter:
         try:
             if len(by_key) == 1:  # one statement is its own transaction, and a third cheaper
                 self._run_plans(cursor, by_key, call)
-                return
-            cursor.execute("BEGIN TRANSACTION")
-            try:
+            else:
+                cursor.execute("BEGIN TRANSACTION")
                 self._run_plans(cursor, by_key, call)
                 cursor.execute("COMMIT")
-            except BaseException:
-                with contextlib.suppress(duckdb.Error):
-                    cursor.execute("ROLLBACK")
-                raise
+        except BaseException:
+            # Also without a BEGIN: a statement whose own COMMIT the disk refused can leave one open.
+            with contextlib.suppress(duckdb.Error):
+                cursor.execute("ROLLBACK")
+            raise
         finally:
             self._calls.finish(call)
 
