@@ -13,11 +13,6 @@ import ducktower
 from support.servers import ServerProcess, running
 
 
-def pytest_configure(config: pytest.Config) -> None:
-    """Let one warning pass that the engine knows of and ignores: pytest resets what its import has set."""
-    config.addinivalue_line("filterwarnings", "ignore:Arrow output on a DB-API result:UserWarning")
-
-
 @pytest.fixture(autouse=True)
 def _no_settings_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
     """Take the settings of the person who runs the tests out of the environment."""

@@ -59,7 +59,7 @@ def test_python_blocks_run_as_written(tmp_path: Path) -> None:
     script = tmp_path / "readme.py"
     script.write_text("\n".join(PYTHON))
     done = subprocess.run(
-        [sys.executable, "-W", "error", "-W", "ignore:Arrow output on a DB-API result", str(script)],
+        [sys.executable, "-W", "error", str(script)],
         capture_output=True,
         text=True,
         timeout=90,
