@@ -10,7 +10,8 @@ import pyarrow as pa
 import pytest
 
 import ducktower
-from ducktower.engine.streams import batch_rows, bounded, chained
+from ducktower.engine.batch_bytes import batch_rows
+from ducktower.engine.streams import bounded, chained
 from ducktower.errors import coded_text, from_coded_text
 
 SCHEMA = pa.schema([("i", pa.int64())])

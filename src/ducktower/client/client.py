@@ -29,6 +29,7 @@ from ..errors import (
     TableExists,
     Unavailable,
 )
+from ..malloc import keep_freed_memory
 from ..protocol.commands import Exchange, Put, Query, to_json
 from ..protocol.status import from_flight
 from .appender import Appender, Receipt
@@ -42,6 +43,9 @@ _MESSAGE_BYTES = 4 * 1024 * 1024
 _PAUSE_SECONDS_FIRST = 0.02
 _PAUSE_SECONDS_MAX = 1.0
 _CHANNEL_OPTIONS = [
+    # How much the server may send ahead of what was read, for each stream: two messages. gRPC's own guess begins at
+    # 64 KiB and is too low for a loopback.
+    ("grpc.http2.lookahead_bytes", 2 * _MESSAGE_BYTES),
     # A restarted server is found again within a second; gRPC's own back-off grows to two minutes. Its
     # `min_reconnect_backoff_ms` stays as it is: it is the deadline of connecting as well.
     ("grpc.initial_reconnect_backoff_ms", 100),
@@ -86,6 +90,7 @@ class FlightClient:
                 tls["tls_root_certs"] = Path(tls_ca).read_bytes()
             except OSError as error:
                 raise InvalidArgument(f'CA file "{tls_ca}" cannot be read: {error.strerror}') from error
+        keep_freed_memory()
         try:
             self._flight = flight.connect(self.url, generic_options=_CHANNEL_OPTIONS, **tls)
         except pa.ArrowException as error:

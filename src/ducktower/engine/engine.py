@@ -29,6 +29,7 @@ from ..errors import (
 from ..monitor import Counter
 from . import catalog, statements
 from .appending import Appending
+from .batch_bytes import batch_rows
 from .calls import Call, Caller, Calls
 from .commit_queue import CommitQueue
 from .database import Database, Lease
@@ -37,7 +38,7 @@ from .group_commit import GroupCommitter
 from .inserts import table_exists, table_name
 from .loads import Load
 from .scripts import Parameters, Scripts
-from .streams import batch_rows, bounded, chained
+from .streams import bounded, chained
 from .words import Executed, Outcome, PlanKey, Receipt, SlowWrite, Target, Write
 
 __all__ = ["Engine"]

@@ -1,10 +1,11 @@
-"""Native Arrow streams: put batches before one, learn when it ends, name its error. No Python per batch.
+"""Native Arrow streams: put batches before one, bound their bytes, learn when it ends, name its error.
 
 A result goes from DuckDB to the wire as an `ArrowArrayStream`, a C struct of four functions. Three of them are
 replaced here, for one stream at a time, by functions that delegate to the original:
 
 - `get_next` returns the batches that were read ahead, and then puts the original back, so that every further
-  batch is fetched without Python;
+  batch is fetched without Python; where batches may be too large for the wire it stays, reads the size off each
+  batch's own struct, and only one that is too large becomes a Python object, to be cut;
 - `get_last_error` is called only when the stream failed, and gives its text our error code;
 - `release` is called exactly once, on every path (end, error, cancel, client gone), and gives the lease back.
 
@@ -19,7 +20,6 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import errno
-import itertools
 import logging
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
@@ -28,13 +28,11 @@ from typing import Any
 
 import pyarrow as pa
 
-__all__ = ["batch_rows", "bounded", "chained"]
+from .batch_bytes import BatchBytes
+
+__all__ = ["bounded", "chained"]
 
 log = logging.getLogger(__name__)
-
-_ROWS_MAX = 65_536
-_ROWS_MAX_UNKNOWN_WIDTH = 4_096
-"""Rows that are asked for at once when values have no fixed width. More save Python steps, fewer save memory."""
 
 
 class _Stream(ctypes.Structure):
@@ -71,6 +69,15 @@ _capsule_pointer.restype = ctypes.c_void_p
 _capsule_pointer.argtypes = [ctypes.py_object, ctypes.c_char_p]
 
 
+@dataclass(frozen=True, slots=True)
+class _Bound:
+    """How large a stream's batches may be."""
+
+    schema: Any  # pyarrow.Schema
+    sizes: BatchBytes
+    bytes_max: int
+
+
 @dataclass(slots=True)
 class _Changed:
     """What one changed stream needs to remember until its release."""
@@ -81,6 +88,7 @@ class _Changed:
     release: int
     on_release: Callable[[], None]
     error_text: Callable[[str], str] | None
+    bound: _Bound | None
     text: Any = None  # keeps the last error's bytes alive for the consumer
 
 
@@ -89,19 +97,34 @@ class _Changed:
 _open: dict[int, _Changed] = {}
 
 
-def _next_ahead(stream: Any, out: int) -> int:
+def _next(stream: Any, out: int) -> int:
+    """Hand out what was read ahead, then either leave the stream to the original or go on looking at sizes."""
     try:
         changed = _open[stream.contents.private_data]
+        if not changed.ahead and changed.bound is not None:
+            failed = int(_GetNext(changed.get_next)(stream, out))
+            if failed or not _cut(changed, changed.bound, out):
+                return failed
         _, capsule = changed.ahead.popleft().__arrow_c_array__()
         address = _capsule_pointer(capsule, b"arrow_array")
         ctypes.memmove(out, address, ctypes.sizeof(_Array))
         _Array.from_address(address).release = None  # moved: the capsule must not free it
-        if not changed.ahead:
+        if not changed.ahead and changed.bound is None:
             stream.contents.get_next = changed.get_next
     except Exception:
-        log.exception("cannot hand on a batch that was read ahead")
+        log.exception("cannot hand on a batch")
         return errno.EIO
     return 0
+
+
+def _cut(changed: _Changed, bound: _Bound, out: int) -> bool:
+    """Take the batch at `out` away when it is too large and put its pieces ahead; False when it may go as it is."""
+    if _Array.from_address(out).release is None:  # the end of the stream
+        return False
+    if bound.sizes.measurable and bound.sizes.of(out) <= bound.bytes_max:
+        return False
+    changed.ahead.extend(_pieces(pa.RecordBatch._import_from_c(out, bound.schema), bound.bytes_max))
+    return True
 
 
 def _last_error(stream: Any) -> int | None:
@@ -126,7 +149,7 @@ def _released(stream: Any) -> None:
 
 
 # The functions live as long as the process: a consumer may call them at any time, from any thread.
-_next_ahead_c = _GetNext(_next_ahead)
+_next_c = _GetNext(_next)
 _last_error_c = _GetLastError(_last_error)
 _released_c = _Release(_released)
 
@@ -157,65 +180,27 @@ def chained(
     *,
     on_release: Callable[[], None] = _nothing,
     error_text: Callable[[str], str] | None = None,
+    bytes_max: int | None = None,
 ) -> Any:
     """Return a native `pyarrow.RecordBatchReader` of the batches `ahead`, then of what `reader` still holds.
+
+    With `bytes_max`, further batches are cut into pieces of at most so many bytes.
 
     `on_release` is called once when the returned reader is freed, by the thread that frees it. `error_text`
     maps the text of a failure within the stream to the text that the consumer reports.
     """
+    schema = reader.schema
+    bound = None if bytes_max is None else _Bound(schema, BatchBytes(schema), bytes_max)
     capsule = reader.__arrow_c_stream__()
     stream = _Stream.from_address(_capsule_pointer(capsule, b"arrow_array_stream"))
     _open[stream.private_data] = _Changed(
-        deque(ahead), stream.get_next, stream.get_last_error, stream.release, on_release, error_text
+        deque(ahead), stream.get_next, stream.get_last_error, stream.release, on_release, error_text, bound
     )
-    if ahead:
-        stream.get_next = _address(_next_ahead_c)
+    if ahead or bound is not None:
+        stream.get_next = _address(_next_c)
     stream.get_last_error = _address(_last_error_c)
     stream.release = _address(_released_c)
     return pa.RecordBatchReader.from_stream(_Capsule(capsule))
-
-
-_VALUE_BYTES = {
-    # DuckDB's type -> bytes of one value in Arrow; a type that is not here differs from value to value.
-    "boolean": 1,
-    "tinyint": 1,
-    "utinyint": 1,
-    "smallint": 2,
-    "usmallint": 2,
-    "integer": 4,
-    "uinteger": 4,
-    "float": 4,
-    "date": 4,
-    "bigint": 8,
-    "ubigint": 8,
-    "double": 8,
-    "time": 8,
-    "time with time zone": 8,
-    "timestamp": 8,
-    "timestamp_s": 8,
-    "timestamp_ms": 8,
-    "timestamp_ns": 8,
-    "timestamp with time zone": 8,
-    "decimal": 16,
-    "hugeint": 16,
-    "uhugeint": 16,
-    "interval": 16,
-    "enum": 4,
-}
-
-
-def batch_rows(types: Sequence[Any], batch_bytes_max: int) -> tuple[int, bool]:
-    """Return how many rows a batch of these DuckDB types may have, and whether that is sure to fit."""
-    widths = [_VALUE_BYTES.get(kind.id) for kind in types]
-    if None in widths:
-        return _ROWS_MAX_UNKNOWN_WIDTH, False
-    width = sum(bytes_ or 0 for bytes_ in widths) + len(widths) / 8  # and a bit of validity each
-    return max(1, min(_ROWS_MAX, int(batch_bytes_max / max(width, 1)))), True
-
-
-def _sliced(ahead: Sequence[Any], reader: Any, batch_bytes_max: int) -> Iterator[Any]:
-    for batch in itertools.chain(ahead, reader):
-        yield from _pieces(batch, batch_bytes_max)
 
 
 def _pieces(batch: Any, batch_bytes_max: int) -> Iterator[Any]:
@@ -240,8 +225,8 @@ def bounded(
 
     - A result of one batch is taken whole and `on_release` is called at once: a slow client then holds nothing.
     - A result whose batches are sure to fit (`exact`) goes on as the native stream.
-    - Any other is looked at in Python, once for each 4,096 rows, and cut into pieces of at most
-      `batch_bytes_max`: how wide its rows are is not known before they are there.
+    - Any other stays native too, but the size of each batch is looked at, and one that is larger than
+      `batch_bytes_max` is cut: how wide its rows are is not known before they are there.
     """
     schema = reader.schema
     ahead: list[Any] = []
@@ -254,7 +239,6 @@ def bounded(
         reader.close()
         on_release()
         return pa.Table.from_batches(ahead, schema=schema).to_reader()
-    if exact:
-        return chained(ahead, reader, on_release=on_release, error_text=error_text)
-    pieces = pa.RecordBatchReader.from_batches(schema, _sliced(ahead, reader, batch_bytes_max))
-    return chained((), pieces, on_release=on_release, error_text=error_text)
+    pieces = [piece for batch in ahead for piece in _pieces(batch, batch_bytes_max)]
+    bytes_max = None if exact else batch_bytes_max
+    return chained(pieces, reader, on_release=on_release, error_text=error_text, bytes_max=bytes_max)

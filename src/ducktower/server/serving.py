@@ -16,6 +16,7 @@ from typing import Any
 from ..config import EngineConfig, ServerConfig
 from ..engine import Engine
 from ..errors import InvalidArgument, Unavailable
+from ..malloc import keep_freed_memory
 from .auth import check_address
 from .connections import cut
 from .flight import Listener
@@ -50,6 +51,7 @@ class FlightServer:
     def start(self) -> FlightServer:
         """Open the database and accept calls. Returns itself."""
         check_address(self._config)
+        keep_freed_memory()
         _probe_port(self._config.host, self._config.port)
         self._engine = Engine(self._engine_config)
         try:
