@@ -38,6 +38,9 @@ class EngineConfig(_Checked):
     """Whether SQL may reach files, the network and extensions of the server's machine."""
     memory_limit: str | None = None
     """DuckDB's own `memory_limit`, such as `4GB`; None leaves DuckDB's default (80% of the machine)."""
+    stream_cache_bytes_max: int | None = 32 * MIB
+    """How much DuckDB's cache of table blocks may grow while long results or large uploads stream. The operating
+    system's cache of the file holds what is dropped. None leaves the cache to `memory_limit` alone."""
     threads: int | None = None
     """DuckDB's worker threads; None leaves DuckDB's default (one per core)."""
 

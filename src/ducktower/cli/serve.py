@@ -79,6 +79,14 @@ def command(
             help="DuckDB's own limit, such as 4GB. Unset: 80 % of the machine.",
         ),
     ] = _ENGINE.memory_limit,
+    stream_cache_bytes_max: Annotated[
+        int,
+        typer.Option(
+            envvar="DUCKTOWER_STREAM_CACHE_BYTES_MAX",
+            min=0,
+            help="How much DuckDB's cache of blocks may grow while results or uploads stream; 0 is no limit.",
+        ),
+    ] = _ENGINE.stream_cache_bytes_max or 0,
     threads: Annotated[
         int | None,
         typer.Option(envvar="DUCKTOWER_THREADS", min=1, help="DuckDB's threads. Unset: one per core."),
@@ -194,6 +202,7 @@ def command(
             database=database,
             external_access=external_access,
             memory_limit=memory_limit,
+            stream_cache_bytes_max=stream_cache_bytes_max or None,
             threads=threads,
             small_write_bytes_max=small_write_bytes_max,
             queue_bytes_max=queue_bytes_max,

@@ -104,6 +104,11 @@ class Call:
         with self._lock:
             self._finished = True
 
+    @property
+    def running(self) -> bool:
+        """Whether nobody said yet that the call ended."""
+        return not self._finished
+
     def check(self) -> None:
         """Raise the error of a call that was asked to end; notice a client that left just now."""
         if self.reason is None and self.caller.gone():

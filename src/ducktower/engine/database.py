@@ -216,6 +216,10 @@ class Database:
             "autoinstall_known_extensions": "false",
             "autoload_known_extensions": str(config.external_access).lower(),
             "allow_community_extensions": "false",
+            # For `block_cache` alone: `statements` keeps clients from it.
+            "allowed_configs": "['memory_limit']",
+            # Row groups of an upload that wait in memory, for each thread: 5 by default.
+            "write_buffer_row_group_count": "2",
             "lock_configuration": "true",
         }
         if config.memory_limit is not None:

@@ -30,6 +30,7 @@ from ..monitor import Counter
 from . import catalog, statements
 from .appending import Appending
 from .batch_bytes import batch_rows
+from .block_cache import BlockCache
 from .calls import Call, Caller, Calls
 from .commit_queue import CommitQueue
 from .database import Database, Lease
@@ -62,6 +63,7 @@ class Engine:
         self._database.before_reopen(lambda: self._calls.end_all("reopening"))
         self._committer = GroupCommitter(self._database, self._calls, self.config, self._commits, self._rows)
         self._queue = CommitQueue(self.config, self._committer.commit)
+        self._cache = BlockCache(self._database, self.config)
         self._limits = {"upload": self.config.upload_timeout_seconds}
         self._scripts = Scripts(self.config, tables_changed=self._committer.forget_plans)
 
@@ -80,21 +82,29 @@ class Engine:
             relation = cursor.sql(statement, params=parameters)
             rows, exact = batch_rows(relation.types, self.config.batch_bytes_max)
 
+            streams = False
+
             def release() -> None:
                 self._calls.finish(call)
                 lease.close()
+                if streams:
+                    self._cache.end()
 
             def error_text(raw: str) -> str:
                 return coded_text(translate_text(raw, call))
 
             self._reads.add()
-            return bounded(
+            stream = bounded(
                 relation.to_arrow_reader(rows),
                 exact=exact,
                 batch_bytes_max=self.config.batch_bytes_max,
                 on_release=release,
                 error_text=error_text,
             )
+            if call.running:  # else it was taken whole
+                self._cache.begin()
+                streams = True
+            return stream
 
     def describe(self, sql: str, parameters: Parameters = None, caller: Caller | None = None) -> Any:
         """Return the pyarrow.Schema of a query's result without running it."""
@@ -224,6 +234,7 @@ class Engine:
         if not self._queue.close(drain_seconds):
             log.warning("writes were still waiting for their commit after %g seconds", drain_seconds)
         self._committer.close()
+        self._cache.close()
         while self._database.leases_out() and time.monotonic() < deadline:
             time.sleep(0.01)
         self._calls.end_all("stopping")
@@ -309,7 +320,11 @@ class Engine:
             raise InvalidArgument(f'table "{target.label}" needs at least one column')
         with self._cursor("large write", "upload", target.label, caller) as (lease, call):
             load = Load(lease, self._database.catalog, target, schema, call)
-            rows = store(load, self.config.conflict_retry_seconds)
+            self._cache.begin()
+            try:
+                rows = store(load, self.config.conflict_retry_seconds)
+            finally:
+                self._cache.end()
             if target.mode not in ("append", "upsert"):
                 self._committer.forget_plans()
             self._rows.add(rows)

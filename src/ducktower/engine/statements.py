@@ -23,6 +23,9 @@ _RUN_ALONE = frozenset({"ATTACH", "CALL", "COPY_DATABASE", "DETACH", "EXPORT", "
 """Statements that DuckDB refuses inside a transaction, or that a transaction would not undo."""
 
 
+_OURS = re.compile(r"\b(set|reset|pragma)\b.*(memory_limit|max_memory)", re.IGNORECASE | re.DOTALL)
+"""The one setting that stays open, for the engine (see `block_cache`). EXPLAIN ANALYZE runs a SET too."""
+
 _NESTING_MAX = 1_000
 _BRACKETS = re.compile(r"[()\[\]{}]")
 
@@ -33,7 +36,7 @@ def script(cursor: Any, sql: str, bytes_max: int) -> list[Any]:
     """Return the statements of `sql`, at least one.
 
     Raises InvalidSQL when there is none or one of them is BEGIN, COMMIT or ROLLBACK, LimitExceeded when the
-    text is too long, and DuckDB's ParserException.
+    text is too long, Forbidden for what is never offered, and DuckDB's ParserException.
     """
     size = len(sql.encode(errors="replace"))
     if size > bytes_max:
@@ -45,6 +48,8 @@ def script(cursor: Any, sql: str, bytes_max: int) -> list[Any]:
         raise InvalidSQL("there is no statement")
     if any(_kind(statement) == "" for statement in statements):
         raise Forbidden("this kind of statement is not offered")
+    if any(_kind(statement) in ("SET", "EXPLAIN") and _OURS.search(statement.query) for statement in statements):
+        raise Forbidden("memory_limit belongs to the server; its operator sets it")
     if any(_kind(statement) == "TRANSACTION" for statement in statements):
         raise InvalidSQL("BEGIN, COMMIT and ROLLBACK need a session; a script is one transaction as it is")
     return statements
