@@ -29,7 +29,7 @@ TABLE = "measured"
 SCHEMA = pa.schema([("id", pa.int64()), ("value", pa.string())])
 APPENDS_PER_LOOK = 32  # at the clock
 
-Kind = Literal["put", "ingest", "append_wait", "append_flow", "query"]
+Kind = Literal["put", "ingest", "append_wait", "append_wait_apart", "append_flow", "query"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -187,9 +187,27 @@ def _ingest(load: Load, stack: ExitStack, number: int) -> Work:
     return Work(lambda: int(client.ingest(TABLE, batch).rows))
 
 
+_sharing = threading.Lock()  # guards _clients: a cache alone would let each thread make its own
+_clients: dict[str, ducktower.FlightClient] = {}
+
+
+def _shared(url: str) -> ducktower.FlightClient:
+    """Return this process's one client, as a program of several threads has it."""
+    with _sharing:
+        return _clients.setdefault(url, _clients.get(url) or ducktower.connect(url))
+
+
 def _append_wait(load: Load, stack: ExitStack, number: int) -> Work:
-    """One-row writes on an open stream; each waits for its acknowledgement."""
-    client = stack.enter_context(ducktower.connect(load.url))
+    """One-row writes by appenders of one client; each waits for its acknowledgement."""
+    return _waiting(_shared(load.url), stack, number)
+
+
+def _append_wait_apart(load: Load, stack: ExitStack, number: int) -> Work:
+    """The same, but each appender has a client, and so a connection and a stream, of its own."""
+    return _waiting(stack.enter_context(ducktower.connect(load.url)), stack, number)
+
+
+def _waiting(client: ducktower.FlightClient, stack: ExitStack, number: int) -> Work:
     appender = stack.enter_context(client.appender(TABLE))
     row = {"id": number, "value": "abc"}
     return Work(lambda: int(appender.append(row).result().rows))
@@ -197,8 +215,7 @@ def _append_wait(load: Load, stack: ExitStack, number: int) -> Work:
 
 def _append_flow(load: Load, stack: ExitStack, number: int) -> Work:
     """Rows appended one at a time; the appender forms the writes, and only acknowledged rows count."""
-    client = stack.enter_context(ducktower.connect(load.url))
-    appender = stack.enter_context(client.appender(TABLE))
+    appender = stack.enter_context(_shared(load.url).appender(TABLE))
 
     def call() -> int:
         for _ in range(APPENDS_PER_LOOK):
@@ -230,6 +247,7 @@ WORKS: dict[Kind, Callable[[Load, ExitStack, int], Work]] = {
     "put": _put,
     "ingest": _ingest,
     "append_wait": _append_wait,
+    "append_wait_apart": _append_wait_apart,
     "append_flow": _append_flow,
     "query": _query,
 }

@@ -51,12 +51,14 @@ def appenders(bench: Bench) -> list[Figure]:
     """One row a write over open streams, waiting for each or letting the appender form the writes."""
     base = Figure(name="base_insert", title=INSERT, unit="rows/s")
     wait = _figure("appenders_wait", f"{APPENDERS} appenders, each row waits", base, 4.0)
+    separate = _figure("appenders_wait_apart", f"{APPENDERS} appenders, a client each, each row waits", base, None)
     flow = _figure("appenders_flow", f"{APPENDERS} appenders, rows flow", base, 30.0)
     for _ in range(bench.scale.rounds):
         _insert(bench, base)
         _record(wait, _on_ducktower(bench, "append_wait", APPENDERS))
+        _record(separate, _on_ducktower(bench, "append_wait_apart", APPENDERS))
         _record(flow, _on_ducktower(bench, "append_flow", APPENDERS))
-    return [base, wait, flow]
+    return [base, wait, separate, flow]
 
 
 def _figure(name: str, title: str, base: Figure, target: float | None) -> Figure:

@@ -12,6 +12,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -655,3 +656,220 @@ class TestStuckClients:
         closing.start()
         closing.join(60)
         assert not closing.is_alive()
+
+
+class TestSharedStreams:
+    """Appenders of one client share a stream: their writes travel together, and stay writes of their own."""
+
+    def test_a_bad_write_among_those_that_travel_together(
+        self, server: ducktower.FlightServer, client: ducktower.FlightClient
+    ) -> None:
+        """Of writes that left as one message only the bad ones are refused, each with its own reason."""
+        client.execute("CREATE TABLE t (i BIGINT CHECK (i < 1000), v VARCHAR NOT NULL)")
+        engine = server.engine
+        with ExitStack() as stack:
+            appenders = [stack.enter_context(client.appender("t", columns=["i", "v"])) for _ in range(20)]
+            first = appenders[0].append({"i": 100, "v": "x"}).result()
+            with engine._committer._lock:  # hold the commits: what is appended now gathers behind the first
+                pending = [appenders[0].append({"i": 0, "v": "x"})]
+                appenders[0]._send()
+                for number, rows in enumerate(appenders[1:], start=1):
+                    value = {5: 5_000, 11: 11_000}.get(number, number)
+                    pending.append(rows.append({"i": value, "v": None if number == 8 else "x"}))
+                    rows._send()
+                assert not any(write.done() for write in pending)
+            refused = {}
+            for number, write in enumerate(pending):
+                try:
+                    assert write.result().rows == 1
+                except ducktower.ConstraintViolation as error:
+                    refused[number] = error.message
+        assert refused.keys() == {5, 8, 11}
+        assert "CHECK" in refused[5]
+        assert "NOT NULL" in refused[8]
+        good = [number for number in range(20) if number not in refused]
+        assert numbers(client) == [*good, 100]
+        assert [rows.acknowledged_rows for rows in appenders] == [
+            2 if number == 0 else int(number in good) for number in range(20)
+        ]
+        assert engine.statistics()["group_writes"] == 21
+        assert first.commit > 0
+
+    def test_rows_that_do_not_fit_are_refused_before_they_leave(self, client: ducktower.FlightClient) -> None:
+        """A value that Arrow refuses fails its own write, not those that would have travelled with it."""
+        client.create_table("t", SCHEMA)
+        outcomes: dict[int, str] = {}
+
+        def append(number: int) -> None:
+            with client.appender("t", columns=["i", "v"]) as rows:
+                for turn in range(20):
+                    value: Any = "not a number" if number == 3 and turn % 2 else number * 100 + turn
+                    try:
+                        rows.append({"i": value, "v": "x"}).result()
+                        outcomes[number * 100 + turn] = "stored"
+                    except ducktower.SchemaMismatch as error:
+                        outcomes[number * 100 + turn] = error.message
+
+        together(8, append)
+        stored = sorted(key for key, outcome in outcomes.items() if outcome == "stored")
+        assert numbers(client) == stored
+        assert len(stored) == 8 * 20 - 10
+        assert {outcome for key, outcome in outcomes.items() if key not in stored} == {
+            "column \"i\": found str 'not a number', wanted int64"
+        }
+
+    def test_the_others_go_on_when_one_is_closed(self, client: ducktower.FlightClient, table: str) -> None:
+        """The stream ends with its last appender, and a new one opens another."""
+        first, second = client.appender(table), client.appender(table)
+        first.append({"i": 1, "v": "a"}).result()
+        second.append({"i": 2, "v": "b"}).result()
+        assert first._stream is second._stream
+        first.close()
+        second.append({"i": 3, "v": "c"}).result()
+        second.close()
+        with client.appender(table) as third:
+            third.append({"i": 4, "v": "d"}).result()
+            assert third._stream is not first._stream
+        assert numbers(client) == [1, 2, 3, 4]
+
+    def test_other_columns_take_another_stream(self, client: ducktower.FlightClient, table: str) -> None:
+        """A stream has one schema."""
+        with client.appender(table) as first, client.appender(table) as second:
+            first.append({"i": 1, "v": "a"}).result()
+            second.append({"i": 2}).result()
+            assert first._stream is not second._stream
+        assert numbers(client) == [1, 2]
+
+    def test_waiting_in_every_way_at_once(self, client: ducktower.FlightClient, table: str) -> None:
+        """Threads that wait without a limit, with one that runs out, and not at all: everybody gets an outcome."""
+        counts = [0] * 12
+
+        def work(number: int) -> None:
+            with client.appender(table, rows_per_write=1 + number % 3) as rows:
+                for turn in range(150):
+                    write = rows.append({"i": number * 1000 + turn, "v": "x"})
+                    if number % 4 == 0:
+                        write.result()
+                    elif number % 4 == 1:
+                        try:
+                            write.result(0.0005)
+                        except ducktower.TimedOut:
+                            write.result(60)
+                    elif number % 4 == 2 and turn % 7 == 0:
+                        rows.flush()
+                rows.flush()
+                counts[number] = rows.acknowledged_rows
+
+        together(12, work)
+        assert counts == [150] * 12
+        assert client.query(f"SELECT count(DISTINCT i) AS n FROM {table}").to_pylist() == [{"n": 12 * 150}]
+
+    def test_many_wait_for_one_write(self, client: ducktower.FlightClient, table: str) -> None:
+        """All threads that wait for one write get its receipt, with a limit or without."""
+        with client.appender(table, linger_seconds=60) as rows:
+            for turn in range(30):
+                write = rows.append({"i": turn, "v": "x"})
+                receipts = together(6, lambda number, write=write: write.result(60.0 if number in (2, 4) else None))
+                assert len(set(receipts)) == 1
+        assert numbers(client) == list(range(30))
+
+    def test_writes_that_nobody_waits_for_leave(self, client: ducktower.FlightClient, table: str) -> None:
+        """Full writes that gathered behind one in flight are sent although nobody reads its answer."""
+        with client.appender(table, rows_per_write=1, linger_seconds=60) as rows:
+            pending = [rows.append({"i": i, "v": "x"}) for i in range(10)]
+            for write in pending:
+                until(write.done, "the acknowledgement of a write that nobody waits for")
+        assert numbers(client) == list(range(10))
+
+    def test_a_network_that_fails_tells_all(self, server: ducktower.FlightServer) -> None:
+        """When the shared stream breaks every appender on it learns so, and a new one works again."""
+        with Proxy(server.port) as proxy, ducktower.connect(proxy.url) as client:
+            client.create_table("t", SCHEMA)
+            appenders = [client.appender("t") for _ in range(4)]
+            for number, rows in enumerate(appenders):
+                rows.append({"i": number, "v": "x"}).result()
+            proxy.cut()
+            for rows in appenders:
+                with pytest.raises(ducktower.Unavailable):
+                    rows.append({"i": 9, "v": "x"}).result()
+                with pytest.raises(ducktower.Unavailable):
+                    rows.close()
+            with client.appender("t") as again:
+                again.append({"i": 77, "v": "x"}).result()
+
+        with ducktower.connect(server.url) as direct:
+            assert set(numbers(direct)) >= {0, 1, 2, 3, 77}
+
+
+class TestSeveralWritesInABatch:
+    """The wire: a batch's metadata may say that it carries several writes."""
+
+    def exchange(self, raw: flight.FlightClient) -> tuple[Any, Any]:
+        writer, reader = raw.do_exchange(
+            flight.FlightDescriptor.for_command(json.dumps({"append": {"table": "t"}}).encode())
+        )
+        writer.begin(SCHEMA)
+        return writer, reader
+
+    def test_they_are_answered_together(self, client: ducktower.FlightClient, raw: flight.FlightClient) -> None:
+        """One message for all of them, while all goes well; the next batch counts on from the last."""
+        client.create_table("t", SCHEMA)
+        writer, reader = self.exchange(raw)
+        batch = pa.record_batch([pa.array([1, 2, 3]), pa.array(["a", "b", "c"])], schema=SCHEMA)
+        writer.write_with_metadata(batch, b'{"sequence": 5, "writes": [1, 2]}')
+        answer = json.loads(reader.read_chunk().app_metadata.to_pybytes())
+        assert (answer["sequence"], answer["last"], answer["rows"]) == (5, 6, 3)
+        writer.write_batch(batch)
+        assert json.loads(reader.read_chunk().app_metadata.to_pybytes())["sequence"] == 7
+        writer.done_writing()
+        writer.close()
+
+    def test_each_is_stored_or_refused_by_itself(
+        self, client: ducktower.FlightClient, raw: flight.FlightClient
+    ) -> None:
+        """A write is all or nothing, the batch is not."""
+        client.execute("CREATE TABLE t (i BIGINT CHECK (i < 100), v VARCHAR)")
+        writer, reader = self.exchange(raw)
+        batch = pa.record_batch([pa.array([1, 2, 3, 400, 5]), pa.array(list("abcde"))], schema=SCHEMA)
+        writer.write_with_metadata(batch, b'{"sequence": 1, "writes": [2, 2, 1]}')
+        answers = [json.loads(reader.read_chunk().app_metadata.to_pybytes()) for _ in range(3)]
+        assert [answer["sequence"] for answer in answers] == [1, 2, 3]
+        assert [answer.get("rows") for answer in answers] == [2, None, 1]
+        assert answers[1]["error"]["code"] == "CONSTRAINT_VIOLATION"
+        writer.done_writing()
+        writer.close()
+        assert numbers(client) == [1, 2, 5]
+
+    @pytest.mark.parametrize(
+        ("writes", "code"),
+        [
+            ("[1]", "INVALID_ARGUMENT"),
+            ("[1, 1, 1]", "INVALID_ARGUMENT"),
+            ("[3, -1]", "INVALID_ARGUMENT"),
+            ("[2, 0]", "INVALID_ARGUMENT"),
+            ("[1.0, 1]", "INVALID_ARGUMENT"),
+            ("[true, true]", "INVALID_ARGUMENT"),
+            ('"11"', "INVALID_ARGUMENT"),
+            ("2", "INVALID_ARGUMENT"),
+            (json.dumps([1] * 2000), "LIMIT_EXCEEDED"),
+        ],
+    )
+    def test_what_does_not_add_up_is_refused(
+        self, client: ducktower.FlightClient, raw: flight.FlightClient, writes: str, code: str
+    ) -> None:
+        """The stream ends with one clear error, and nothing of the batch is stored."""
+        client.create_table("t", SCHEMA)
+        writer, reader = self.exchange(raw)
+        batch = pa.record_batch([pa.array([1, 2]), pa.array(["a", "b"])], schema=SCHEMA)
+
+        def send() -> None:
+            try:
+                writer.write_with_metadata(batch, f'{{"sequence": 1, "writes": {writes}}}'.encode())
+                reader.read_chunk()
+            finally:
+                writer.close()
+
+        with pytest.raises((flight.FlightError, pa.ArrowException), match=rf"\[{code}\]") as caught:
+            send()
+        assert "Traceback" not in str(caught.value)
+        assert numbers(client) == []

@@ -1,6 +1,7 @@
 """The client library. Needs no DuckDB."""
 
-from .appender import Appender, PendingWrite
-from .client import Executed, FlightClient, Receipt, connect
+from .appender import Appender
+from .client import Executed, FlightClient, connect
+from .pending import PendingWrite, Receipt
 
 __all__ = ["Appender", "Executed", "FlightClient", "PendingWrite", "Receipt", "connect"]

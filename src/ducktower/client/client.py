@@ -32,8 +32,10 @@ from ..errors import (
 from ..malloc import keep_freed_memory
 from ..protocol.commands import Exchange, Put, Query, to_json
 from ..protocol.status import from_flight
-from .appender import Appender, Receipt
+from .appender import Appender
 from .data import query_sql, to_arrow
+from .pending import Receipt
+from .write_stream import WriteStream, WriteStreams
 
 __all__ = ["Executed", "FlightClient", "Receipt", "connect"]
 
@@ -80,6 +82,7 @@ class FlightClient:
     ) -> None:
         self.url = _location(url)
         self._retry_seconds = retry_seconds
+        self._write_streams = WriteStreams()
         headers = [(b"authorization", f"Bearer {token}".encode())] if token else []
         self._options = flight.FlightCallOptions(timeout=timeout_seconds, headers=headers)
         # A stream of writes is open for as long as its user wants.
@@ -151,15 +154,25 @@ class FlightClient:
         rows_per_write: int = 1_000,
         writes_in_flight: int = 64,
     ) -> Appender:
-        """Open a stream of small writes to a table. See Appender. Raises TableNotFound."""
+        """Open a stream of small writes to a table. See Appender. Raises TableNotFound.
+
+        Appenders of one client that write the same columns of a table share a stream: their writes travel together
+        and are acknowledged together, and each is stored or refused by itself.
+        """
         schema = self.table_schema(table, schema_name)
-        command = Exchange("append", Put(table, schema_name or "main"))
-        with _translated():
-            descriptor = flight.FlightDescriptor.for_command(command.to_bytes())
-            writer, reader = self._flight.do_exchange(descriptor, self._stream_options)
+        put = Put(table, schema_name or "main")
+
+        def start() -> tuple[Any, Any]:
+            descriptor = flight.FlightDescriptor.for_command(Exchange("append", put).to_bytes())
+            started: tuple[Any, Any] = self._flight.do_exchange(descriptor, self._stream_options)
+            return started
+
+        def join(columns: pa.Schema) -> WriteStream:
+            with _translated():
+                return self._write_streams.join(put, columns, start)
+
         return Appender(
-            writer,
-            reader,
+            join,
             schema,
             list(columns) if columns is not None else None,
             label=table if schema_name is None else f"{schema_name}.{table}",

@@ -33,8 +33,11 @@ class Appending:
         self._cast = self._schema != schema.remove_metadata()
         self._strip = schema.metadata is not None
 
-    def submit(self, batch: Any, done: Callable[[Outcome], None]) -> None:
+    def submit(self, batch: Any, done: Callable[[Outcome], None], parts: tuple[int, ...] = ()) -> None:
         """Queue a record batch as one write and return; `done` is called after its COMMIT and must not block.
+
+        With `parts` the batch is several writes of so many rows each. They cost no more than one, unless one of
+        them fails: then each is stored or refused by itself, and `done` gets Divided.
 
         Waits for room in the queue for at most `queue_wait_seconds`. Raises Overloaded when there was none,
         LimitExceeded for a batch larger than a group, Unavailable when the server stops; `done` is not called
@@ -50,5 +53,5 @@ class Appending:
             batch = batch.cast(self._schema)
         elif self._strip:
             batch = batch.replace_schema_metadata(None)
-        write = Write(self._key, [batch], batch.num_rows, nbytes, done)
+        write = Write(self._key, [batch], batch.num_rows, nbytes, done, parts)
         self._queue.submit(write, wait_seconds=self._config.queue_wait_seconds)

@@ -131,7 +131,7 @@ class CommitQueue:
                 outcomes = [InternalError(f"the commit failed: {type(error).__name__}")] * len(group)
             self.commit_seconds.record(time.monotonic() - started)
             self.groups.add()
-            self.writes.add(len(group))
+            self.writes.add(sum(len(write.parts) or 1 for write in group))
             for write, outcome in zip(group, outcomes, strict=True):
                 try:
                     write.done(outcome)

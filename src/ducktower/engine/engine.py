@@ -290,6 +290,7 @@ class Engine:
             if not isinstance(outcome, (Conflict, SlowWrite)):
                 if isinstance(outcome, DucktowerError):
                     raise outcome
+                assert isinstance(outcome, Receipt)  # noqa: S101 - it has no parts
                 return outcome
             # A long transaction holds the rows, or these rows take long: wait beside the queue, not in it.
         table = pa.Table.from_batches(batches, schema=schema)

@@ -29,7 +29,7 @@ from .calls import Call, Caller, Calls
 from .database import Database, Lease
 from .failures import first_line, is_fatal, translate
 from .inserts import diagnose, insert_sql, table_columns
-from .words import Outcome, PlanKey, Receipt, SlowWrite, Target, Write
+from .words import Divided, Outcome, PlanKey, Receipt, SlowWrite, Target, Write
 
 __all__ = ["GroupCommitter"]
 
@@ -197,7 +197,14 @@ class GroupCommitter:
 
     def _divide(self, lease: Lease, writes: list[Write], failure: Exception, outcomes: dict[int, Outcome]) -> None:
         if len(writes) == 1:
-            outcomes[id(writes[0])] = self._alone(lease, writes[0], failure)
+            (write,) = writes
+            parts = write.divided()
+            if not parts:
+                outcomes[id(write)] = self._alone(lease, write, failure)
+                return
+            of_parts: dict[int, Outcome] = {}
+            self._divide(lease, parts, failure, of_parts)
+            outcomes[id(write)] = Divided([of_parts[id(part)] for part in parts])  # type: ignore[misc]  # parts have none
             return
         middle = len(writes) // 2
         self._commit(lease, writes[:middle], outcomes)

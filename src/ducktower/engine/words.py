@@ -11,7 +11,7 @@ from typing import Any, Literal, NamedTuple, TypeAlias, get_args
 
 from ..errors import DucktowerError, InvalidArgument, TimedOut
 
-__all__ = ["MODES", "Executed", "Mode", "Outcome", "PlanKey", "Receipt", "SlowWrite", "Target", "Write"]
+__all__ = ["MODES", "Divided", "Executed", "Mode", "Outcome", "PlanKey", "Receipt", "SlowWrite", "Target", "Write"]
 
 Mode = Literal["append", "create", "replace", "create_append", "upsert"]
 _NAME_MAX = 1_000
@@ -37,7 +37,13 @@ class SlowWrite(TimedOut):
     """This write takes longer than a group may; it was not stored, and can be by itself."""
 
 
-Outcome: TypeAlias = Receipt | DucktowerError
+class Divided(NamedTuple):
+    """What became of the parts of a write that could not be stored as a whole, in their order."""
+
+    outcomes: list[Receipt | DucktowerError]
+
+
+Outcome: TypeAlias = Receipt | DucktowerError | Divided
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,9 +96,17 @@ class PlanKey:
         return isinstance(other, PlanKey) and self.target == other.target and self.schema == other.schema
 
 
+def _nobody(outcome: Outcome) -> None:
+    """Take the outcome of a part: it goes into `Divided`."""
+
+
 @dataclass(slots=True)
 class Write:
-    """Rows that succeed or fail together, on their way through the commit queue."""
+    """Rows that succeed or fail together, on their way through the commit queue.
+
+    Or, with `parts`, several such writes that came as one batch: they travel and are stored as one for as long as
+    all goes well, and are told apart when it does not.
+    """
 
     key: PlanKey
     batches: list[Any]  # list[pyarrow.RecordBatch]
@@ -100,3 +114,14 @@ class Write:
     nbytes: int
     done: Callable[[Outcome], None]
     """Called once, by the committing thread, after COMMIT returned or the write failed. Must not block."""
+    parts: tuple[int, ...] = ()
+    """Rows of each write of a batch that carries several; one batch then."""
+
+    def divided(self) -> list[Write]:
+        """Return the parts as writes of their own; their outcomes are the business of whoever divided."""
+        start, found = 0, []
+        for rows in self.parts:
+            piece = self.batches[0].slice(start, rows)
+            found.append(Write(self.key, [piece], rows, piece.nbytes, _nobody))
+            start += rows
+        return found

@@ -38,16 +38,17 @@ __all__ = [
     "parse_path",
     "parse_put",
     "parse_query",
-    "parse_sequence",
+    "parse_writes",
     "rejection",
     "to_json",
+    "writes_metadata",
 ]
 
 Parameters = list[Any] | dict[str, Any] | None
 
 _PUT_FIELDS = {"table", "schema", "mode", "key"}
 _SEQUENCE_DIGITS_MAX = 19
-_ACK = re.compile(rb'\{"sequence":(\d+),"rows":(\d+),"commit":(\d+)\}')
+_ACK = re.compile(rb'\{"sequence":(\d+)(?:,"last":(\d+))?,"rows":\d+,"commit":(\d+)\}')
 _RESERVED = {"writer", "sequence"}
 
 
@@ -160,29 +161,52 @@ def parse_exchange(raw: bytes) -> Exchange:
     return Exchange(kind, put)
 
 
-def parse_sequence(raw: bytes) -> int:
-    """Return the sequence in a batch's metadata. Raises InvalidArgument."""
+def parse_writes(raw: bytes) -> tuple[int, tuple[int, ...]]:
+    """Return the sequence in a batch's metadata, and the rows of each write when the batch is several.
+
+    Their sequences follow on from the first. Raises InvalidArgument.
+    """
     if raw.isdigit() and len(raw) < _SEQUENCE_DIGITS_MAX:  # as our own client writes it: the hot path
-        return int(raw)
+        return int(raw), ()
     try:
         body = json.loads(raw)
     except (ValueError, RecursionError) as error:
         raise InvalidArgument("a batch's metadata is not JSON") from error
-    sequence = body.get("sequence") if isinstance(body, dict) else body
+    writes: Any = ()
+    sequence = body
+    if isinstance(body, dict):
+        sequence, writes = body.get("sequence"), body.get("writes", ())
     if not isinstance(sequence, int) or isinstance(sequence, bool) or not 0 <= sequence < 2**63:
         raise InvalidArgument('a batch\'s metadata must be {"sequence": n} with n from 0 to 2^63 - 1')
-    return sequence
+    if not isinstance(writes, (list, tuple)) or not all(type(rows) is int and rows > 0 for rows in writes):
+        raise InvalidArgument('"writes" in a batch\'s metadata must be a list of numbers of rows above 0')
+    return sequence, tuple(writes)
 
 
-def ack(sequence: int, rows: int, commit: int) -> bytes:
-    """Return the message that acknowledges one write of a stream. Written by hand: it is on the hot path."""
-    return b'{"sequence":%d,"rows":%d,"commit":%d}' % (sequence, rows, commit)
+def writes_metadata(sequence: int, writes: Sequence[int]) -> bytes:
+    """Return a batch's metadata: its sequence, and the rows of each write when it carries more than one."""
+    if len(writes) == 1:
+        return b"%d" % sequence
+    return b'{"sequence":%d,"writes":[%s]}' % (sequence, ",".join(map(str, writes)).encode())
+
+
+def ack(sequence: int, rows: int, commit: int, last: int | None = None) -> bytes:
+    """Return the message that acknowledges a write of a stream, or those from `sequence` to `last` together.
+
+    `rows` is the sum. Written by hand: it is on the hot path.
+    """
+    if last is None or last == sequence:
+        return b'{"sequence":%d,"rows":%d,"commit":%d}' % (sequence, rows, commit)
+    return b'{"sequence":%d,"last":%d,"rows":%d,"commit":%d}' % (sequence, last, rows, commit)
 
 
 def parse_ack(raw: bytes) -> tuple[int, int, int] | None:
-    """Return (sequence, rows, commit) of a message that `ack` wrote, or None for any other message."""
+    """Return (sequence, last, commit) of a message that `ack` wrote, or None for any other message."""
     match = _ACK.fullmatch(raw)
-    return None if match is None else (int(match[1]), int(match[2]), int(match[3]))
+    if match is None:
+        return None
+    sequence = int(match[1])
+    return sequence, int(match[2] or sequence), int(match[3])
 
 
 def rejection(sequence: int | None, error: DucktowerError) -> bytes:

@@ -34,18 +34,18 @@ class Outbox:
         # Guarded by _lock: everything below. Waited on by the stream's own thread alone.
         self._lock = threading.Lock()
         self._settled = threading.Condition(self._lock)
-        self._messages: deque[bytes] = deque()
+        self._messages: deque[tuple[bytes, int]] = deque()  # and how many writes each answers
         self._scheduled = False
         self._owed = 0
         self._broken = False
         self._closed = False
 
-    def owe(self, most: int) -> bool:
-        """Count a write that will be answered, once fewer than `most` wait; False when the client is gone."""
+    def owe(self, writes: int, most: int) -> bool:
+        """Count writes that will be answered, once fewer than `most` wait; False when the client is gone."""
         with self._lock:
             if self._owed >= most:
                 self._settled.wait_for(lambda: self._owed < most or self._broken)
-            self._owed += 1
+            self._owed += writes
             return not self._broken
 
     def tell(self, message: bytes) -> None:
@@ -54,12 +54,12 @@ class Outbox:
             self._owed += 1
         self.post(message)
 
-    def post(self, message: bytes) -> None:
-        """Have the answer to a write sent; nothing once the stream's thread has left."""
+    def post(self, message: bytes, writes: int = 1) -> None:
+        """Have the answer to so many writes sent; nothing once the stream's thread has left."""
         with self._lock:
             if self._closed:
                 return
-            self._messages.append(message)
+            self._messages.append((message, writes))
             if self._scheduled:
                 return
             self._scheduled = True
@@ -95,12 +95,12 @@ class Outbox:
                     return
             try:
                 if not self._broken:
-                    for message in messages:
+                    for message, _ in messages:
                         self._writer.write_metadata(message)
             except (pa.ArrowException, OSError):
                 self._broken = True
             with self._lock:
-                self._owed -= len(messages)
+                self._owed -= sum(writes for _, writes in messages)
                 self._settled.notify()
 
 

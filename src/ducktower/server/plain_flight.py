@@ -17,7 +17,7 @@ import pyarrow.flight as flight
 
 from ..config import ServerConfig
 from ..engine import Appending, Caller, Engine, Receipt, Target
-from ..engine.words import Outcome
+from ..engine.words import Divided, Outcome
 from ..errors import Cancelled, DucktowerError, InternalError, InvalidArgument, LimitExceeded, Unavailable
 from ..protocol import commands
 from .acks import AckPump, Outbox
@@ -123,7 +123,7 @@ class PlainFlight:
     def _append(self, target: Target, reader: Any, outbox: Outbox, caller: Caller) -> None:
         """Queue each batch as a write of its own; answers go out as their commits return."""
         appending = self._engine.appending(target, _schema_of(reader))
-        sequence = 0
+        last = 0
         while True:
             try:
                 chunk = reader.read_chunk()
@@ -134,28 +134,45 @@ class PlainFlight:
             if chunk.data is None:
                 continue
             metadata = chunk.app_metadata
-            sequence = commands.parse_sequence(metadata.to_pybytes()) if metadata is not None else sequence + 1
-            if not outbox.owe(self._config.stream_writes_in_flight_max):
+            sequence, parts = commands.parse_writes(metadata.to_pybytes()) if metadata is not None else (last + 1, ())
+            last = sequence + max(0, len(parts) - 1)
+            self._check_parts(parts, chunk.data.num_rows)
+            if not outbox.owe(len(parts) or 1, self._config.stream_writes_in_flight_max):
                 raise Cancelled("the client went away during its stream")
-            self._submit(appending, chunk.data, sequence, outbox)
+            self._submit(appending, chunk.data, sequence, parts, outbox)
         if not outbox.settle() or caller.gone():
             raise Cancelled("the client went away during its stream")
 
+    def _check_parts(self, parts: tuple[int, ...], rows: int) -> None:
+        if len(parts) > self._config.stream_writes_in_flight_max:
+            raise LimitExceeded(
+                f"a batch carries {len(parts)} writes, the limit is {self._config.stream_writes_in_flight_max}"
+            )
+        if parts and sum(parts) != rows:
+            raise InvalidArgument(f'"writes" in a batch\'s metadata sum up to {sum(parts)} rows, the batch has {rows}')
+
     @staticmethod
-    def _submit(appending: Appending, batch: Any, sequence: int, outbox: Outbox) -> None:
+    def _submit(appending: Appending, batch: Any, sequence: int, parts: tuple[int, ...], outbox: Outbox) -> None:
+        """Queue a batch; its answer is one message, or one for each of its writes when they fared differently."""
+        writes = len(parts) or 1
+
         def done(outcome: Outcome) -> None:
             if isinstance(outcome, Receipt):
-                outbox.post(commands.ack(sequence, outcome.rows, outcome.commit))
+                outbox.post(commands.ack(sequence, outcome.rows, outcome.commit, sequence + writes - 1), writes)
+            elif isinstance(outcome, Divided):
+                for offset, of_part in enumerate(outcome.outcomes):
+                    outbox.post(_answer(sequence + offset, of_part))
             else:
-                outbox.post(commands.rejection(sequence, outcome))
+                for offset in range(writes):
+                    outbox.post(commands.rejection(sequence + offset, outcome))
 
         try:
-            appending.submit(batch, done)
+            appending.submit(batch, done, parts)
         except DucktowerError as error:
-            outbox.post(commands.rejection(sequence, error))
+            done(error)
         except Exception as error:  # the write is owed an answer whatever happens
             log.exception("cannot queue a write")
-            outbox.post(commands.rejection(sequence, InternalError(f"the server failed ({type(error).__name__})")))
+            done(InternalError(f"the server failed ({type(error).__name__})"))
 
     # -- actions --------------------------------------------------------------------------------------
 
@@ -218,6 +235,12 @@ class PlainFlight:
 
 def _target(put: commands.Put) -> Target:
     return Target(put.table, put.schema, put.mode, put.key)  # type: ignore[arg-type]  # Target checks the mode
+
+
+def _answer(sequence: int, outcome: Receipt | DucktowerError) -> bytes:
+    if isinstance(outcome, Receipt):
+        return commands.ack(sequence, outcome.rows, outcome.commit)
+    return commands.rejection(sequence, outcome)
 
 
 def _receipt(receipt: Receipt) -> bytes:

@@ -1,0 +1,68 @@
+"""One clock for the appenders of a process: it sees to it that rows left to themselves are sent.
+
+Owns one thread, which rests while no appender has rows. Must never send: a server that does not listen would stop it
+for all.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+import weakref
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from .appender import Appender
+
+__all__ = ["clock"]
+
+
+class Clock:
+    """One thread for the process that wakes appenders whose rows waited long enough. It never sends."""
+
+    _TICK_SECONDS = 0.002
+    _REST_AFTER_SECONDS = 1.0
+
+    def __init__(self) -> None:
+        # Guarded by _lock. `resting` is read without it: at worst a row waits one tick longer.
+        self._lock = threading.Condition()
+        self._watched: weakref.WeakSet[Appender] = weakref.WeakSet()
+        self._thread: threading.Thread | None = None
+        self.resting = True
+
+    def join(self, appender: Appender) -> None:
+        """Look at this appender from now on, for as long as it lives."""
+        with self._lock:
+            self._watched.add(appender)
+
+    def wake(self) -> None:
+        """Go on looking: an appender has rows."""
+        with self._lock:
+            self.resting = False
+            if self._thread is None or not self._thread.is_alive():
+                self._thread = threading.Thread(target=self._run, name="ducktower-clock", daemon=True)
+                self._thread.start()
+            self._lock.notify()
+
+    def _run(self) -> None:
+        busy_at = time.monotonic()
+        while True:
+            time.sleep(self._TICK_SECONDS)
+            now = time.monotonic()
+            with self._lock:
+                watched = list(self._watched)
+            for appender in watched:
+                if appender._look(now):
+                    busy_at = now
+            del watched
+            if now - busy_at > self._REST_AFTER_SECONDS:
+                with self._lock:
+                    # An append may have come since the look: it saw `resting` unset and told nobody.
+                    if any(appender._buffered() for appender in self._watched):
+                        continue
+                    self.resting = True
+                    self._lock.wait()
+                busy_at = time.monotonic()
+
+
+clock = Clock()

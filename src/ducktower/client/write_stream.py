@@ -1,0 +1,372 @@
+"""One DoExchange of small writes, shared by the appenders of a client that write the same columns of a table.
+
+A lone write leaves at once. While messages are in flight further writes gather, and leave as one message that carries
+them all when one of those was answered; it is answered by one message, too. So the writes that a message carries grow
+with the load, as the server's groups do, and the cost of a message is shared. (A write that gathers would otherwise
+wait in the server's queue: its group is the next one either way.)
+
+Who does what:
+- whoever has a write sends it, or leaves it to the thread that is sending, or to the one that reads the next answer;
+- whoever waits for an outcome reads acknowledgements, its own and those of others, and hands the reading on when it
+  has what it waited for. That saves two thread switches for each write that is waited for;
+- a thread reads only when somebody waits with a limit, or nobody waits at all.
+
+Must never send a write twice: when the stream breaks, what was in flight has an unknown outcome, and says so.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Hashable
+from typing import Any
+
+import pyarrow as pa
+
+from ..errors import DucktowerError, SchemaMismatch, TimedOut, Unavailable
+from ..protocol.commands import error_from_body, parse_ack, writes_metadata
+from ..protocol.status import from_flight
+from .pending import Message, PendingWrite, Receipt
+
+__all__ = ["WriteStream", "WriteStreams"]
+
+_WRITES_PER_MESSAGE_MAX = 256
+_ROWS_PER_MESSAGE_MAX = 4_096
+"""Of a message that carries several writes. A larger write travels alone."""
+_TURNS_GIVEN = 2
+_MISFITS = (pa.ArrowException, TypeError, ValueError, OverflowError)
+
+
+class WriteStream:
+    """The stream; safe from any thread. Made and shared by `WriteStreams`."""
+
+    def __init__(self, writer: Any, reader: Any, schema: pa.Schema, left: Callable[[WriteStream], bool]) -> None:
+        self.schema = schema
+        self._writer = writer
+        self._reader = reader
+        self._left = left  # takes one user off; True for the last one
+        self.lock = threading.Lock()
+        # Guarded by lock: everything below, and the outcomes of all writes of the stream.
+        self._queue: deque[PendingWrite] = deque()
+        self._queued_rows = 0
+        self._sending = False
+        self._company = 1  # how many writes the last message carried
+        self._in_flight: dict[int, PendingWrite] = {}
+        self._messages = 0  # of those in flight
+        self._sequence = 0
+        self._reading = False
+        self._heirs: deque[PendingWrite] = deque()  # waited for by threads that can take the reading over
+        self._thread: threading.Thread | None = None
+        self._ending = False
+        self.broken: DucktowerError | None = None
+        self._over = PendingWrite(None)  # settled when the stream has ended
+        self._writer.begin(schema)
+
+    # -- sending --------------------------------------------------------------------------------------
+
+    def send(self, write: PendingWrite) -> None:
+        """Have a write sent as soon as it may. Writes leave in order."""
+        with self.lock:
+            if self.broken is not None:
+                self._settle(write, self.broken)
+                return
+            self._queue.append(write)
+            self._queued_rows += write.rows
+        self._send_queued()
+
+    def _send_queued(self) -> None:
+        """Send what is queued, unless somebody does or enough is in flight."""
+        with self.lock:
+            if self._sending or not self._may_send():
+                return
+            self._sending = True
+        self._let_others_queue()
+        try:
+            while message := self._next_message():
+                self._writer.write_with_metadata(*message)
+        except (pa.ArrowException, OSError) as error:
+            self._break(error)
+        except BaseException:
+            self._break(Unavailable("sending was interrupted"))
+            raise
+
+    def _let_others_queue(self) -> None:
+        """Give way to threads whose last writes went with this one's and were answered with it, if they can run now.
+
+        That takes no time when they cannot, and never happens to a lone writer.
+        """
+        if self._company > 1:
+            for _ in range(_TURNS_GIVEN):
+                time.sleep(0)
+
+    def _may_send(self) -> bool:
+        """Whether a message may leave: the only one in flight, or a full one. The lock is held."""
+        if not self._messages:
+            return bool(self._queue)
+        return len(self._queue) >= _WRITES_PER_MESSAGE_MAX or self._queued_rows >= _ROWS_PER_MESSAGE_MAX
+
+    def _next_message(self) -> tuple[pa.RecordBatch, bytes] | None:
+        """Take queued writes, form their message, put them in flight; None when nothing may be sent now."""
+        while True:
+            with self.lock:
+                if not self._may_send():
+                    self._sending = False
+                    return None
+                taken = self._taken()
+            try:
+                batch, writes = self._formed(taken)
+            except BaseException:
+                with self.lock:
+                    self._queue.extendleft(reversed(taken))  # only to be told with the others that it was not sent
+                raise
+            if batch is None:
+                continue  # all were refused
+            with self.lock:
+                if self.broken is not None:
+                    for write in writes:
+                        self._settle(write, self.broken)
+                    continue
+                first = self._sequence + 1
+                message = Message(len(writes))
+                self._messages += 1
+                for write in writes:
+                    self._sequence += 1
+                    write.sequence = self._sequence
+                    write._message = message
+                    self._in_flight[self._sequence] = write
+            return batch, writes_metadata(first, [write.rows for write in writes])
+
+    def _taken(self) -> list[PendingWrite]:
+        """Take the next write, and those that can travel with it. The lock is held."""
+        taken = [self._queue.popleft()]
+        rows = taken[0].rows
+        while self._queue and len(taken) < _WRITES_PER_MESSAGE_MAX:
+            if rows + self._queue[0].rows > _ROWS_PER_MESSAGE_MAX:
+                break
+            taken.append(self._queue.popleft())
+            rows += taken[-1].rows
+        self._queued_rows -= rows
+        self._company = len(taken)
+        return taken
+
+    def _formed(self, taken: list[PendingWrite]) -> tuple[pa.RecordBatch | None, list[PendingWrite]]:
+        """Make one batch of the writes' rows. Writes whose rows do not fit are refused and left out."""
+        if not any(isinstance(write._data, pa.RecordBatch) for write in taken):
+            rows = taken[0]._data if len(taken) == 1 else [row for write in taken for row in write._data]
+            with contextlib.suppress(*_MISFITS):
+                return pa.RecordBatch.from_pylist(rows, schema=self.schema), taken
+        batches, fitting = [], []
+        for write in taken:
+            try:
+                batches.append(_batch(write._data, self.schema))
+                fitting.append(write)
+            except _MISFITS as error:
+                refusal = _misfit(self.schema, write._data, error)
+                with self.lock:
+                    self._settle(write, refusal)
+        if len(batches) > 1:
+            return pa.concat_batches(batches), fitting
+        return (batches[0] if batches else None), fitting
+
+    # -- waiting and reading --------------------------------------------------------------------------
+
+    def wait(self, write: PendingWrite, timeout_seconds: float | None = None) -> None:
+        """Return once the write has its outcome. Raises TimedOut."""
+        if timeout_seconds is not None:
+            self._wait_at_most(write, timeout_seconds)
+            return
+        with self.lock:
+            if write._outcome is not None:
+                return
+            reads = not self._reading
+            self._reading = True
+            if not reads and (self._thread is None or write is self._over):
+                self._heirs.append(write)
+        if not reads:
+            write._wake.acquire()
+            with self.lock:
+                reads = write._outcome is None  # then it was woken to read for the others
+                if reads:
+                    write._woken = False
+                else:
+                    write._wake.release()  # for the next who waits for the same write
+                    with contextlib.suppress(ValueError):
+                        self._heirs.remove(write)
+        if reads:
+            try:
+                while write._outcome is None:
+                    self._send_queued()
+                    self._read_one()
+            finally:
+                self._hand_on()
+
+    def _wait_at_most(self, write: PendingWrite, timeout_seconds: float) -> None:
+        """Wait with a limit. A read cannot be given up, so the thread reads."""
+        self.start_reading()
+        deadline = time.monotonic() + timeout_seconds
+        while write._wake.acquire(timeout=max(0.0, deadline - time.monotonic())):
+            with self.lock:
+                if write._outcome is not None:
+                    write._wake.release()
+                    return
+                write._woken = False
+            self._hand_on()  # another who waits for the same write was meant to read
+        raise TimedOut(f"no acknowledgement within {timeout_seconds:g} seconds; the write may still be stored")
+
+    def left_waiting(self) -> bool:
+        """Whether writes wait to be sent and nobody reads the answer that they wait for."""
+        return bool(self._queue) and not self._reading and self._thread is None
+
+    def start_reading(self) -> None:
+        """Have acknowledgements read although nobody waits for them."""
+        with self.lock:
+            if self._thread is not None or self.broken is not None:
+                return
+            self._thread = threading.Thread(
+                target=self.wait, args=(self._over,), name="ducktower-appender-read", daemon=True
+            )
+            self._thread.start()
+
+    def _hand_on(self) -> None:
+        """Let a thread that still waits read on."""
+        with self.lock:
+            while self._heirs:
+                heir = self._heirs.popleft()
+                if heir._outcome is None:
+                    heir._wake_up()
+                    return
+            self._reading = False
+
+    def _read_one(self) -> None:
+        """Read one message and settle what it answers. Called by the one thread that reads."""
+        try:
+            raw = self._reader.read_chunk().app_metadata
+        except StopIteration:
+            self._ended()
+            return
+        except (pa.ArrowException, OSError) as error:
+            self._break(error)
+            return
+        answer = raw.to_pybytes() if raw is not None else b"{}"
+        acknowledged = parse_ack(answer)
+        if acknowledged is not None:
+            first, last, commit = acknowledged
+            with self.lock:
+                for sequence in range(first, last + 1):
+                    write = self._in_flight.pop(sequence, None)
+                    if write is not None:
+                        self._settle(write, Receipt(write.rows, commit))
+            return
+        message = json.loads(answer)
+        refusal = error_from_body(message.get("error"))
+        if message.get("sequence") is None:
+            self._break(refusal)
+            return
+        with self.lock:
+            write = self._in_flight.pop(message["sequence"], None)
+            if write is not None:
+                self._settle(write, refusal)
+
+    def _settle(self, write: PendingWrite, outcome: Receipt | DucktowerError) -> None:
+        """Give a write its outcome. The lock is held."""
+        message = write._message
+        if message is not None:
+            message.unanswered -= 1
+            self._messages -= not message.unanswered
+        if write._appender is not None:
+            write._appender._settled(write, outcome)
+        write._settle(outcome)
+
+    # -- ending ---------------------------------------------------------------------------------------
+
+    def leave(self) -> None:
+        """Be one user less. The last one ends the stream, once all of its own writes have their outcome."""
+        if not self._left(self):
+            return
+        with self.lock:
+            self._ending = True
+        try:
+            self._writer.done_writing()
+            self.wait(self._over)
+            self._writer.close()
+        except (pa.ArrowException, OSError) as error:
+            self._break(error)
+
+    def _ended(self) -> None:
+        with self.lock:
+            in_order = self._ending and not self._in_flight
+            if in_order:
+                self._over._settle(Receipt(0, 0))
+        if not in_order:
+            self._break(Unavailable("the server ended the stream"))
+
+    def _break(self, cause: BaseException) -> None:
+        """Give the stream up: what was sent and not answered has an unknown outcome."""
+        found = cause if isinstance(cause, DucktowerError) else from_flight(cause)
+        with self.lock:
+            if self.broken is not None or self._over._outcome is not None:
+                return
+            in_flight, unsent = list(self._in_flight.values()), list(self._queue)
+            self._in_flight.clear()
+            self._queue.clear()
+            self._queued_rows = 0
+            rows = sum(write.rows for write in in_flight)
+            note = f"; whether the {rows} rows in flight were stored is not known" if rows else ""
+            lost = sum(write.rows for write in unsent)
+            note += f"; {lost} rows were not sent" if lost else ""
+            self.broken = type(found)(found.message + note)
+            self._sending = False
+            for write in (*in_flight, *unsent):
+                self._settle(write, self.broken)
+            self._over._settle(self.broken)
+
+
+class WriteStreams:
+    """The open streams of one client, by what they write; safe from any thread."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        # Guarded by _lock: the streams, and how many appenders use each.
+        self._open: dict[Hashable, WriteStream] = {}
+        self._users: dict[WriteStream, int] = {}
+
+    def join(self, key: Hashable, schema: pa.Schema, start: Callable[[], tuple[Any, Any]]) -> WriteStream:
+        """Return the stream for `key` and `schema`, opened by `start` when there is none that works."""
+        with self._lock:
+            stream = self._open.get((key, schema))
+            if stream is None or stream.broken is not None:
+                stream = self._open[key, schema] = WriteStream(*start(), schema, self._leave)
+                self._users[stream] = 0
+            self._users[stream] += 1
+            return stream
+
+    def _leave(self, stream: WriteStream) -> bool:
+        with self._lock:
+            self._users[stream] -= 1
+            if self._users[stream]:
+                return False
+            del self._users[stream]
+            self._open = {key: other for key, other in self._open.items() if other is not stream}
+            return True
+
+
+def _batch(data: Any, schema: pa.Schema) -> pa.RecordBatch:
+    return data if isinstance(data, pa.RecordBatch) else pa.RecordBatch.from_pylist(data, schema=schema)
+
+
+def _misfit(schema: pa.Schema, rows: list[Any], error: Exception) -> SchemaMismatch:
+    """Name the column and the value that a write was refused for."""
+    for field in schema:
+        for row in rows:
+            try:
+                pa.array([row.get(field.name)], type=field.type)
+            except _MISFITS:
+                value = row.get(field.name)
+                shown = repr(value) if len(repr(value)) < 100 else repr(value)[:100] + "..."
+                return SchemaMismatch(
+                    f'column "{field.name}": found {type(value).__name__} {shown}, wanted {field.type}'
+                )
+    return SchemaMismatch(f"the rows do not fit the table's columns: {error}")
