@@ -36,13 +36,14 @@ def compiled() -> dict[str, str | bytes]:
             raise SystemExit(1)
         files: dict[str, str | bytes] = {"descriptors.binpb": (made / "descriptors.binpb").read_bytes()}
         for theirs, ours in STUBS.items():
-            files[ours] = "# Made by scripts/flight_sql_messages.py.\n" + without_version((made / theirs).read_text())
+            files[ours] = "# Made by scripts/flight_sql_messages.py.\n" + tidied((made / theirs).read_text())
         return files
 
 
-def without_version(stub: str) -> str:
-    """Return a stub without what changes from one compiler to the next."""
-    return re.sub(r"^# .*\n", "", stub, flags=re.MULTILINE)
+def tidied(stub: str) -> str:
+    """Return a stub without what changes from one compiler to the next, and with every type argument."""
+    stub = re.sub(r"^# .*\n", "", stub, flags=re.MULTILINE)
+    return re.sub(r"\b_Mapping\]", "_Mapping[str, object]]", stub)
 
 
 def main() -> int:

@@ -55,7 +55,7 @@ class FlightEndpoint(_message.Message):
     LOCATION_FIELD_NUMBER: _ClassVar[int]
     ticket: Ticket
     location: _containers.RepeatedCompositeFieldContainer[Location]
-    def __init__(self, ticket: _Optional[_Union[Ticket, _Mapping]] = ..., location: _Optional[_Iterable[_Union[Location, _Mapping]]] = ...) -> None: ...
+    def __init__(self, ticket: _Optional[_Union[Ticket, _Mapping[str, object]]] = ..., location: _Optional[_Iterable[_Union[Location, _Mapping[str, object]]]] = ...) -> None: ...
 
 class FlightInfo(_message.Message):
     __slots__ = ("schema", "flight_descriptor", "endpoint", "total_records", "total_bytes", "ordered")
@@ -71,13 +71,13 @@ class FlightInfo(_message.Message):
     total_records: int
     total_bytes: int
     ordered: bool
-    def __init__(self, schema: _Optional[bytes] = ..., flight_descriptor: _Optional[_Union[FlightDescriptor, _Mapping]] = ..., endpoint: _Optional[_Iterable[_Union[FlightEndpoint, _Mapping]]] = ..., total_records: _Optional[int] = ..., total_bytes: _Optional[int] = ..., ordered: _Optional[bool] = ...) -> None: ...
+    def __init__(self, schema: _Optional[bytes] = ..., flight_descriptor: _Optional[_Union[FlightDescriptor, _Mapping[str, object]]] = ..., endpoint: _Optional[_Iterable[_Union[FlightEndpoint, _Mapping[str, object]]]] = ..., total_records: _Optional[int] = ..., total_bytes: _Optional[int] = ..., ordered: _Optional[bool] = ...) -> None: ...
 
 class CancelFlightInfoRequest(_message.Message):
     __slots__ = ("info",)
     INFO_FIELD_NUMBER: _ClassVar[int]
     info: FlightInfo
-    def __init__(self, info: _Optional[_Union[FlightInfo, _Mapping]] = ...) -> None: ...
+    def __init__(self, info: _Optional[_Union[FlightInfo, _Mapping[str, object]]] = ...) -> None: ...
 
 class CancelFlightInfoResult(_message.Message):
     __slots__ = ("status",)
@@ -102,7 +102,7 @@ class SessionOptionValue(_message.Message):
     int64_value: int
     double_value: float
     string_list_value: SessionOptionValue.StringListValue
-    def __init__(self, string_value: _Optional[str] = ..., bool_value: _Optional[bool] = ..., int64_value: _Optional[int] = ..., double_value: _Optional[float] = ..., string_list_value: _Optional[_Union[SessionOptionValue.StringListValue, _Mapping]] = ...) -> None: ...
+    def __init__(self, string_value: _Optional[str] = ..., bool_value: _Optional[bool] = ..., int64_value: _Optional[int] = ..., double_value: _Optional[float] = ..., string_list_value: _Optional[_Union[SessionOptionValue.StringListValue, _Mapping[str, object]]] = ...) -> None: ...
 
 class SetSessionOptionsRequest(_message.Message):
     __slots__ = ("session_options",)
@@ -112,7 +112,7 @@ class SetSessionOptionsRequest(_message.Message):
         VALUE_FIELD_NUMBER: _ClassVar[int]
         key: str
         value: SessionOptionValue
-        def __init__(self, key: _Optional[str] = ..., value: _Optional[_Union[SessionOptionValue, _Mapping]] = ...) -> None: ...
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[_Union[SessionOptionValue, _Mapping[str, object]]] = ...) -> None: ...
     SESSION_OPTIONS_FIELD_NUMBER: _ClassVar[int]
     session_options: _containers.MessageMap[str, SessionOptionValue]
     def __init__(self, session_options: _Optional[_Mapping[str, SessionOptionValue]] = ...) -> None: ...
@@ -140,7 +140,7 @@ class SetSessionOptionsResult(_message.Message):
         VALUE_FIELD_NUMBER: _ClassVar[int]
         key: str
         value: SetSessionOptionsResult.Error
-        def __init__(self, key: _Optional[str] = ..., value: _Optional[_Union[SetSessionOptionsResult.Error, _Mapping]] = ...) -> None: ...
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[_Union[SetSessionOptionsResult.Error, _Mapping[str, object]]] = ...) -> None: ...
     ERRORS_FIELD_NUMBER: _ClassVar[int]
     errors: _containers.MessageMap[str, SetSessionOptionsResult.Error]
     def __init__(self, errors: _Optional[_Mapping[str, SetSessionOptionsResult.Error]] = ...) -> None: ...
@@ -157,7 +157,7 @@ class GetSessionOptionsResult(_message.Message):
         VALUE_FIELD_NUMBER: _ClassVar[int]
         key: str
         value: SessionOptionValue
-        def __init__(self, key: _Optional[str] = ..., value: _Optional[_Union[SessionOptionValue, _Mapping]] = ...) -> None: ...
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[_Union[SessionOptionValue, _Mapping[str, object]]] = ...) -> None: ...
     SESSION_OPTIONS_FIELD_NUMBER: _ClassVar[int]
     session_options: _containers.MessageMap[str, SessionOptionValue]
     def __init__(self, session_options: _Optional[_Mapping[str, SessionOptionValue]] = ...) -> None: ...
