@@ -5,11 +5,10 @@ Owns the parts and how they are joined. Must never hold SQL of its own; each par
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import duckdb
@@ -21,23 +20,24 @@ from ..errors import (
     Cancelled,
     Conflict,
     DucktowerError,
-    InternalError,
     InvalidArgument,
     TimedOut,
-    coded_text,
 )
 from ..monitor import Counter
 from . import catalog, statements
 from .appending import Appending
-from .calls import Call, Caller, Calls
+from .calls import Caller, Calls
 from .commit_queue import CommitQueue
-from .database import Database, Lease
-from .failures import translate, translate_text
+from .database import Database
+from .failures import translate
 from .group_commit import GroupCommitter
 from .inserts import table_exists, table_name
+from .leasing import Cursors
 from .loads import Load
-from .scripts import Parameters, Scripts
-from .streams import batch_rows, bounded, chained
+from .parameters import Parameters
+from .reading import stream
+from .scripts import Scripts
+from .streams import chained
 from .words import Executed, Outcome, PlanKey, Receipt, SlowWrite, Target, Write
 
 __all__ = ["Engine"]
@@ -61,7 +61,7 @@ class Engine:
         self._database.before_reopen(lambda: self._calls.end_all("reopening"))
         self._committer = GroupCommitter(self._database, self._calls, self.config, self._commits, self._rows)
         self._queue = CommitQueue(self.config, self._committer.commit)
-        self._limits = {"upload": self.config.upload_timeout_seconds}
+        self._cursors = Cursors(self._database, self._calls, self.config)
         self._scripts = Scripts(self.config, tables_changed=self._committer.forget_plans)
 
     # -- reading --------------------------------------------------------------------------------------
@@ -72,32 +72,20 @@ class Engine:
         Dropping the reader, at any point, gives the cursor back. A failure within the stream is reported with
         `[CODE]` at the head of its text. Batches stay within `batch_bytes_max`.
         """
-        with self._cursor("read", "query", sql, caller, leave=True) as (lease, call):
-            cursor = lease.cursor
-            statement = statements.one_query(cursor, sql, self.config.sql_bytes_max)
-            cursor.execute(_BEGIN_READ_ONLY)
-            relation = cursor.sql(statement, params=parameters)
-            rows, exact = batch_rows(relation.types, self.config.batch_bytes_max)
+        with self._cursors.open("read", "query", sql, caller, leave=True) as (lease, call):
+            statement = statements.one_query(lease.cursor, sql, self.config.sql_bytes_max)
+            lease.cursor.execute(_BEGIN_READ_ONLY)
 
             def release() -> None:
                 self._calls.finish(call)
                 lease.close()
 
-            def error_text(raw: str) -> str:
-                return coded_text(translate_text(raw, call))
-
             self._reads.add()
-            return bounded(
-                relation.to_arrow_reader(rows),
-                exact=exact,
-                batch_bytes_max=self.config.batch_bytes_max,
-                on_release=release,
-                error_text=error_text,
-            )
+            return stream(lease.cursor, statement, parameters, call, self.config, release)
 
     def describe(self, sql: str, parameters: Parameters = None, caller: Caller | None = None) -> Any:
         """Return the pyarrow.Schema of a query's result without running it."""
-        with self._cursor("read", "description", sql, caller) as (lease, _):
+        with self._cursors.open("read", "description", sql, caller) as (lease, _):
             cursor = lease.cursor
             statement = statements.one_query(cursor, sql, self.config.sql_bytes_max)
             cursor.execute(_BEGIN_READ_ONLY)
@@ -108,7 +96,7 @@ class Engine:
 
     def tables(self) -> Any:
         """Return a pyarrow.Table: schema_name, table_name, table_type, rows (NULL for views), columns."""
-        with self._cursor("internal", "list of tables", "", None) as (lease, _):
+        with self._cursors.open("internal", "list of tables", "", None) as (lease, _):
             return catalog.list_tables(lease.cursor, self._database.catalog)
 
     def table_query(self, target: Target) -> str:
@@ -117,7 +105,7 @@ class Engine:
 
     def table_info(self, target: Target) -> tuple[Any, int]:
         """Return a table's or view's pyarrow.Schema and its number of rows. Raises TableNotFound."""
-        with self._cursor("read", "description", target.label, None) as (lease, _):
+        with self._cursors.open("read", "description", target.label, None) as (lease, _):
             return catalog.table_info(lease.cursor, self._database.catalog, target)
 
     # -- writing --------------------------------------------------------------------------------------
@@ -160,7 +148,7 @@ class Engine:
 
         Parameters go to the last statement. A conflict is tried again for `conflict_retry_seconds`.
         """
-        with self._cursor("execute", "statement", sql, caller) as (lease, call):
+        with self._cursors.open("execute", "statement", sql, caller) as (lease, call):
             rows, table = self._scripts.run(lease.cursor, sql, parameters, call)
             return Executed(rows, self._commits.add(), table)
 
@@ -231,45 +219,12 @@ class Engine:
 
     # -- within ---------------------------------------------------------------------------------------
 
-    @contextlib.contextmanager
-    def _cursor(
-        self, pool: Any, kind: str, text: str, caller: Caller | None, *, leave: bool = False
-    ) -> Iterator[tuple[Lease, Call]]:
-        """Lease a cursor and register the call on it; translate and note what fails.
-
-        With `leave` the block takes both over when it succeeds.
-        """
-        lease = self._database.lease(pool)
-        call = self._calls.start(
-            kind,
-            text,
-            caller or Caller(),
-            timeout_seconds=self._limits.get(kind, self.config.query_timeout_seconds),
-            interrupt=lease.interrupt,
-        )
-        done = False
-        try:
-            yield lease, call
-            done = True
-        except Exception as error:
-            self._database.note(error)
-            ours = translate(error, call)
-            if isinstance(ours, InternalError):
-                log.exception("%s failed", kind)
-            if ours is error:
-                raise
-            raise ours from error
-        finally:
-            if not (leave and done):
-                self._calls.finish(call)
-                lease.close()
-
     def _put_small(self, target: Target, schema: Any, batches: list[Any], nbytes: int, caller: Caller) -> Receipt:
         if not len(schema) and target.mode in ("append", "upsert"):
             self.table_info(target)  # nothing at all was sent: the table must be there all the same
             return Receipt(0, self.commit)
         if target.mode == "create_append":
-            with self._cursor("read", "look at a table", target.label, caller) as (lease, _):
+            with self._cursors.open("read", "look at a table", target.label, caller) as (lease, _):
                 there = table_exists(lease.cursor, self._database.catalog, target)
             if there:
                 target = Target(target.table, target.schema)
@@ -306,7 +261,7 @@ class Engine:
     def _put_alone(self, target: Target, schema: Any, caller: Caller, store: Callable[[Load, float], int]) -> Receipt:
         if not len(schema):
             raise InvalidArgument(f'table "{target.label}" needs at least one column')
-        with self._cursor("large write", "upload", target.label, caller) as (lease, call):
+        with self._cursors.open("large write", "upload", target.label, caller) as (lease, call):
             load = Load(lease, self._database.catalog, target, schema, call)
             rows = store(load, self.config.conflict_retry_seconds)
             if target.mode not in ("append", "upsert"):

@@ -10,11 +10,24 @@ from __future__ import annotations
 import re
 from typing import Any
 
+import duckdb
 import pyarrow as pa
 
 from ..errors import Forbidden, InvalidSQL, LimitExceeded
 
-__all__ = ["changed_rows", "changes_tables", "one_query", "runs_alone", "script"]
+__all__ = [
+    "changed_rows",
+    "changes_tables",
+    "is_query",
+    "keeps_state",
+    "kind_of",
+    "one_query",
+    "parsed",
+    "runs_alone",
+    "script",
+    "verb",
+    "without_comments",
+]
 
 _QUERIES = frozenset({"SELECT", "EXPLAIN", "MULTI"})
 """MULTI is what PIVOT becomes: its temporary enum type, then the SELECT."""
@@ -23,29 +36,59 @@ _RUN_ALONE = frozenset({"ATTACH", "CALL", "COPY_DATABASE", "DETACH", "EXPORT", "
 """Statements that DuckDB refuses inside a transaction, or that a transaction would not undo."""
 
 
+_KEEP_STATE = frozenset({"ATTACH", "DETACH", "LOAD", "PREPARE", "EXECUTE", "PRAGMA", "SET", "TRANSACTION"})
+"""Statements whose effect stays with the cursor that ran them, or needs what stayed with it."""
+
+_TEMPORARY = re.compile(r"\btemp(orary)?\b", re.IGNORECASE)
+
+_NOT_CODE = re.compile(
+    r"--[^\n]*|/\*.*?\*/|\$(?P<tag>\w*)\$.*?\$(?P=tag)\$|'(?:[^']|'')*'|\"(?:[^\"]|\"\")*\"", re.DOTALL
+)
+_GLOBAL = re.compile(r"\bglobal\b", re.IGNORECASE)
+_SAVEPOINT = re.compile(r"\s*(savepoint|release(\s+savepoint)?|rollback(\s+\w+)?\s+to)\b", re.IGNORECASE)
+
 _NESTING_MAX = 1_000
 _BRACKETS = re.compile(r"[()\[\]{}]")
 
 _KEEP_TABLES = _QUERIES | {"INSERT", "UPDATE", "DELETE", "MERGE_INTO"}
 
 
-def script(cursor: Any, sql: str, bytes_max: int) -> list[Any]:
-    """Return the statements of `sql`, at least one.
+def parsed(cursor: Any, sql: str, bytes_max: int) -> list[Any]:
+    """Return the statements of `sql`, at least one, BEGIN, COMMIT and ROLLBACK included.
 
-    Raises InvalidSQL when there is none or one of them is BEGIN, COMMIT or ROLLBACK, LimitExceeded when the
-    text is too long, and DuckDB's ParserException.
+    Raises InvalidSQL when there is none, Forbidden for a kind that is not offered, LimitExceeded when the text is
+    too long, and DuckDB's ParserException.
     """
     size = len(sql.encode(errors="replace"))
     if size > bytes_max:
         raise LimitExceeded(f"the SQL has {size} bytes, the limit is {bytes_max}; send data as parameters or rows")
     if _nesting(sql) > _NESTING_MAX:
         raise InvalidSQL(f"brackets are nested more than {_NESTING_MAX} deep")
-    statements: list[Any] = cursor.extract_statements(sql)
+    try:
+        statements: list[Any] = cursor.extract_statements(sql)
+    except duckdb.ParserException as error:
+        if _SAVEPOINT.match(without_comments(sql)):
+            raise InvalidSQL("DuckDB has no savepoints; end the transaction or roll all of it back") from error
+        raise
     if not statements:
         raise InvalidSQL("there is no statement")
-    if any(_kind(statement) == "" for statement in statements):
-        raise Forbidden("this kind of statement is not offered")
-    if any(_kind(statement) == "TRANSACTION" for statement in statements):
+    for statement in statements:
+        kind = kind_of(statement)
+        if kind == "":
+            raise Forbidden("this kind of statement is not offered")
+        # DuckDB lets the settings that a session may change be changed for everybody, too: not here.
+        if kind in ("SET", "PRAGMA") and _GLOBAL.search(without_comments(statement.query)):
+            raise Forbidden("SET GLOBAL is not offered: settings belong to the server, or to your session")
+    return statements
+
+
+def script(cursor: Any, sql: str, bytes_max: int) -> list[Any]:
+    """Return the statements of `sql`, at least one, none of which is BEGIN, COMMIT or ROLLBACK.
+
+    Raises what `parsed` does, and InvalidSQL for those three.
+    """
+    statements = parsed(cursor, sql, bytes_max)
+    if any(kind_of(statement) == "TRANSACTION" for statement in statements):
         raise InvalidSQL("BEGIN, COMMIT and ROLLBACK need a session; a script is one transaction as it is")
     return statements
 
@@ -58,7 +101,7 @@ def one_query(cursor: Any, sql: str, bytes_max: int) -> Any:
     statements = script(cursor, sql, bytes_max)
     if len(statements) != 1:
         raise InvalidSQL(f"a query is one statement, not {len(statements)}; a script goes to `execute`")
-    kind = _kind(statements[0])
+    kind = kind_of(statements[0])
     if kind not in _QUERIES:
         raise Forbidden(f"{kind} is not a query; send it with `execute`")
     return statements[0]
@@ -66,12 +109,34 @@ def one_query(cursor: Any, sql: str, bytes_max: int) -> Any:
 
 def runs_alone(statement: Any) -> bool:
     """Whether the statement must run outside a transaction of ours."""
-    return _kind(statement) in _RUN_ALONE
+    return kind_of(statement) in _RUN_ALONE
+
+
+def is_query(statement: Any) -> bool:
+    """Whether the statement is of a kind that asks; whether it writes all the same, the engine's transaction tells."""
+    return kind_of(statement) in _QUERIES
+
+
+def keeps_state(statement: Any) -> bool:
+    """Whether a session must keep the cursor that runs the statement. Rather too often than not."""
+    kind = kind_of(statement)
+    return kind in _KEEP_STATE or (kind in ("CREATE", "CALL") and _TEMPORARY.search(statement.query) is not None)
+
+
+def verb(statement: Any) -> str:
+    """Return the statement's first word in capitals."""
+    words = without_comments(statement.query).split(None, 1)
+    return words[0].rstrip(";").upper() if words else ""
+
+
+def without_comments(sql: str) -> str:
+    """Return `sql` with a blank in place of each comment and each quoted thing: its words, to be looked at only."""
+    return _NOT_CODE.sub(" ", sql)
 
 
 def changes_tables(statement: Any) -> bool:
     """Whether tables may be other ones after the statement: made, dropped or altered."""
-    return _kind(statement) not in _KEEP_TABLES
+    return kind_of(statement) not in _KEEP_TABLES
 
 
 def changed_rows(statement: Any, result: Any) -> int | None:
@@ -80,7 +145,7 @@ def changed_rows(statement: Any, result: Any) -> int | None:
     DuckDB answers DML without RETURNING with one BIGINT `Count`, and DDL with an empty `Count` or `Success`: for
     the caller that is no result.
     """
-    if _kind(statement) in _QUERIES or result.column_names not in (["Count"], ["Success"]):
+    if kind_of(statement) in _QUERIES or result.column_names not in (["Count"], ["Success"]):
         return None
     if result.num_rows == 0:
         return -1
@@ -90,7 +155,7 @@ def changed_rows(statement: Any, result: Any) -> int | None:
     return None
 
 
-def _kind(statement: Any) -> str:
+def kind_of(statement: Any) -> str:
     """Return the statement's type, or "" for one that DuckDB's Python cannot name (UPDATE EXTENSIONS)."""
     try:
         return str(statement.type.name)

@@ -22,7 +22,7 @@ import errno
 import itertools
 import logging
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -213,7 +213,7 @@ def batch_rows(types: Sequence[Any], batch_bytes_max: int) -> tuple[int, bool]:
     return max(1, min(_ROWS_MAX, int(batch_bytes_max / max(width, 1)))), True
 
 
-def _sliced(ahead: Sequence[Any], reader: Any, batch_bytes_max: int) -> Iterator[Any]:
+def _sliced(ahead: Sequence[Any], reader: Iterable[Any], batch_bytes_max: int) -> Iterator[Any]:
     for batch in itertools.chain(ahead, reader):
         yield from _pieces(batch, batch_bytes_max)
 
@@ -235,25 +235,31 @@ def bounded(
     batch_bytes_max: int,
     on_release: Callable[[], None],
     error_text: Callable[[str], str],
+    whole_bytes_max: int = 0,
 ) -> Any:
     """Return what `reader` holds as a stream fit for the wire; its first batch is computed before this returns.
 
-    - A result of one batch is taken whole and `on_release` is called at once: a slow client then holds nothing.
+    - A result of one batch, or of up to `whole_bytes_max`, is taken whole and `on_release` is called at once: a
+      slow client then holds nothing.
     - A result whose batches are sure to fit (`exact`) goes on as the native stream.
     - Any other is looked at in Python, once for each 4,096 rows, and cut into pieces of at most
       `batch_bytes_max`: how wide its rows are is not known before they are there.
     """
     schema = reader.schema
     ahead: list[Any] = []
-    for _ in range(2):
+    nbytes = 0
+    ended = False
+    while not ended and (len(ahead) < 2 or nbytes <= whole_bytes_max):
         try:
             ahead.append(reader.read_next_batch())
+            nbytes += ahead[-1].nbytes
         except StopIteration:
-            break
-    if len(ahead) < 2 and sum(batch.nbytes for batch in ahead) <= batch_bytes_max:
+            ended = True
+    if ended and (nbytes <= whole_bytes_max or (len(ahead) < 2 and nbytes <= batch_bytes_max)):
         reader.close()
         on_release()
-        return pa.Table.from_batches(ahead, schema=schema).to_reader()
+        pieces = ahead if exact else list(_sliced(ahead, (), batch_bytes_max))
+        return pa.Table.from_batches(pieces, schema=schema).to_reader()
     if exact:
         return chained(ahead, reader, on_release=on_release, error_text=error_text)
     pieces = pa.RecordBatchReader.from_batches(schema, _sliced(ahead, reader, batch_bytes_max))
