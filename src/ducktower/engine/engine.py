@@ -29,6 +29,7 @@ from .appending import Appending
 from .calls import Caller, Calls
 from .commit_queue import CommitQueue
 from .database import Database
+from .describing import Describer
 from .failures import translate
 from .group_commit import GroupCommitter
 from .inserts import table_exists, table_name
@@ -37,6 +38,8 @@ from .loads import Load
 from .parameters import Parameters
 from .reading import stream
 from .scripts import Scripts
+from .session_parts import Parts
+from .sessions import Sessions
 from .streams import chained
 from .words import Executed, Outcome, PlanKey, Receipt, SlowWrite, Target, Write
 
@@ -63,6 +66,19 @@ class Engine:
         self._queue = CommitQueue(self.config, self._committer.commit)
         self._cursors = Cursors(self._database, self._calls, self.config)
         self._scripts = Scripts(self.config, tables_changed=self._committer.forget_plans)
+        self.sessions = Sessions(
+            Parts(
+                config=self.config,
+                catalog=self._database.catalog,
+                cursors=self._cursors,
+                scripts=self._scripts,
+                describer=Describer(),
+                put=self.put,
+                committed=self._commits.add,
+                was_read=self._reads.add,
+                tables_changed=self._committer.forget_plans,
+            )
+        )
 
     # -- reading --------------------------------------------------------------------------------------
 
@@ -81,7 +97,7 @@ class Engine:
                 lease.close()
 
             self._reads.add()
-            return stream(lease.cursor, statement, parameters, call, self.config, release)
+            return stream(lease.cursor, statement, parameters, call, self.config, release)[0]
 
     def describe(self, sql: str, parameters: Parameters = None, caller: Caller | None = None) -> Any:
         """Return the pyarrow.Schema of a query's result without running it."""
@@ -211,9 +227,11 @@ class Engine:
         if not self._queue.close(drain_seconds):
             log.warning("writes were still waiting for their commit after %g seconds", drain_seconds)
         self._committer.close()
+        self.sessions.close_idle()
         while self._database.leases_out() and time.monotonic() < deadline:
             time.sleep(0.01)
         self._calls.end_all("stopping")
+        self.sessions.close_all()
         self._database.close()
         self._calls.close()
 

@@ -140,8 +140,9 @@ def create_sql(catalog: str, target: Target, sent: pa.Schema, columns: list[Colu
         parts.append(f"{quoted(field.name)} {kind}{'' if field.nullable else ' NOT NULL'}")
     if not parts:
         raise InvalidArgument(f'table "{target.label}" needs at least one column')
-    verb = "CREATE OR REPLACE TABLE" if target.mode == "replace" else "CREATE TABLE"
-    return f"{verb} {table_name(catalog, target)} ({', '.join(parts)})"
+    verb = "CREATE OR REPLACE" if target.mode == "replace" else "CREATE"
+    kind = "TEMP TABLE" if catalog == "temp" else "TABLE"
+    return f"{verb} {kind} {table_name(catalog, target)} ({', '.join(parts)})"
 
 
 def insert_sql(cursor: Any, catalog: str, target: Target, sent: pa.Schema, columns: list[Column], source: str) -> str:

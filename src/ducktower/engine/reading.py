@@ -27,8 +27,10 @@ def stream(
     release: Callable[[], None],
     *,
     whole_bytes_max: int = 0,
-) -> Any:
-    """Run a query; return a native pyarrow.RecordBatchReader whose first batch is computed already.
+) -> tuple[Any, int]:
+    """Run a query; return a native pyarrow.RecordBatchReader, and its rows, -1 when they are not known yet.
+
+    Its first batch is computed already.
 
     `release` is called once, when the result ended or was dropped, by the thread that does it. A result of up to
     `whole_bytes_max` is taken whole, and `release` is called at once.

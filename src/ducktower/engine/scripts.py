@@ -83,7 +83,7 @@ class Scripts:
         if len(script) == 1 and statements.runs_alone(script[0]):
             if isinstance(parameters, Rows):
                 raise InvalidSQL("this kind of statement takes no rows of parameters")
-            return self._last(cursor, script[0], parameters)
+            return self.last(cursor, script[0], parameters)
         cursor.execute("BEGIN TRANSACTION")
         try:
             for statement in script[:-1]:
@@ -91,7 +91,7 @@ class Scripts:
             if isinstance(parameters, Rows):
                 result = run_for_each(cursor, script[-1], parameters), None
             else:
-                result = self._last(cursor, script[-1], parameters)
+                result = self.last(cursor, script[-1], parameters)
             cursor.execute("COMMIT")
         except BaseException:
             with contextlib.suppress(duckdb.Error):
@@ -99,7 +99,8 @@ class Scripts:
             raise
         return result
 
-    def _last(self, cursor: Any, statement: Any, parameters: Parameters) -> tuple[int, Any]:
+    def last(self, cursor: Any, statement: Any, parameters: Parameters) -> tuple[int, Any]:
+        """Run one statement to its end; return its changed rows (-1: not counted) and its result, if it has one."""
         relation = cursor.sql(statement, params=parameters)
         if relation is None:
             return -1, None

@@ -28,7 +28,7 @@ from typing import Any
 
 import pyarrow as pa
 
-__all__ = ["batch_rows", "bounded", "chained"]
+__all__ = ["batch_rows", "bounded", "chained", "in_pieces"]
 
 log = logging.getLogger(__name__)
 
@@ -218,6 +218,14 @@ def _sliced(ahead: Sequence[Any], reader: Iterable[Any], batch_bytes_max: int) -
         yield from _pieces(batch, batch_bytes_max)
 
 
+def in_pieces(table: Any, batch_bytes_max: int) -> Any:
+    """Return a reader of a pyarrow.Table in batches fit for the wire; of nothing, without columns, for None."""
+    if table is None:
+        return pa.RecordBatchReader.from_batches(pa.schema([]), [])
+    pieces = list(_sliced(table.to_batches(), (), batch_bytes_max))
+    return pa.Table.from_batches(pieces, schema=table.schema).to_reader()
+
+
 def _pieces(batch: Any, batch_bytes_max: int) -> Iterator[Any]:
     """Halve a batch until its pieces fit; a single row is never cut, whatever its size."""
     if batch.nbytes <= batch_bytes_max or batch.num_rows <= 1:
@@ -236,8 +244,10 @@ def bounded(
     on_release: Callable[[], None],
     error_text: Callable[[str], str],
     whole_bytes_max: int = 0,
-) -> Any:
-    """Return what `reader` holds as a stream fit for the wire; its first batch is computed before this returns.
+) -> tuple[Any, int]:
+    """Return what `reader` holds as a stream fit for the wire, and its rows, -1 when they are not known yet.
+
+    The first batch is computed before this returns.
 
     - A result of one batch, or of up to `whole_bytes_max`, is taken whole and `on_release` is called at once: a
       slow client then holds nothing.
@@ -259,8 +269,9 @@ def bounded(
         reader.close()
         on_release()
         pieces = ahead if exact else list(_sliced(ahead, (), batch_bytes_max))
-        return pa.Table.from_batches(pieces, schema=schema).to_reader()
+        whole = pa.Table.from_batches(pieces, schema=schema)
+        return whole.to_reader(), whole.num_rows
     if exact:
-        return chained(ahead, reader, on_release=on_release, error_text=error_text)
+        return chained(ahead, reader, on_release=on_release, error_text=error_text), -1
     pieces = pa.RecordBatchReader.from_batches(schema, _sliced(ahead, reader, batch_bytes_max))
-    return chained((), pieces, on_release=on_release, error_text=error_text)
+    return chained((), pieces, on_release=on_release, error_text=error_text), -1
