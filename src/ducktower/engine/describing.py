@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 import duckdb
@@ -24,7 +24,8 @@ _UNKNOWN = "UNKNOWN"
 _NULL = '"NULL"'
 _RETURNING = frozenset({"INSERT", "UPDATE", "DELETE", "MERGE_INTO"})
 _ANSWERING = frozenset({"CALL", "EXECUTE", "PRAGMA"})
-_SCHEMAS_MAX = 256
+_FIELDS_MAX = 1_024
+_ASKED_AT_ONCE = 256
 _SQL_TYPES = {_UNKNOWN: "VARCHAR", _NULL: "INTEGER"}
 """What stands for types that SQL cannot name."""
 
@@ -46,9 +47,9 @@ class Describer:
     """Safe from any thread; each description uses the cursor that it is given."""
 
     def __init__(self) -> None:
-        # Guarded by _lock: Arrow schemas by the names and DuckDB types of the columns.
+        # Guarded by _lock: Arrow fields by DuckDB type and, where it matters, time zone.
         self._lock = threading.Lock()
-        self._schemas: OrderedDict[tuple[str, tuple[str, ...], tuple[str, ...]], Any] = OrderedDict()
+        self._fields: OrderedDict[tuple[str, str], Any] = OrderedDict()
 
     def describe(self, cursor: Any, script: Sequence[Any], values: Any = None) -> Description:
         """Describe the last statement of a script; `values` (list or dict) settle what hangs on them.
@@ -84,18 +85,24 @@ class Describer:
 
     def schema(self, cursor: Any, names: Sequence[str], types: Sequence[Any]) -> Any:
         """Return the pyarrow.Schema that DuckDB gives columns of these names and DuckDB types."""
-        if not names:
-            return pa.schema([])
-        texts = tuple(map(str, types))
-        key = (_settings(cursor, texts), tuple(names), texts)
+        texts = [str(kind) for kind in types]
+        known = self.fields(cursor, set(texts))
+        return pa.schema([known[text].with_name(name) for name, text in zip(names, texts, strict=True)])
+
+    def fields(self, cursor: Any, types: set[str]) -> dict[str, Any]:
+        """Return the pyarrow.Field, of any name, that DuckDB makes of each of these DuckDB types."""
+        zone = _zone(cursor, types)
         with self._lock:
-            known = self._schemas.get(key)
-        if known is None:
-            known = _asked(cursor, names, texts)
+            known = {kind: self._fields[kind, zone] for kind in types if (kind, zone) in self._fields}
+        new = sorted(types - known.keys())
+        for start in range(0, len(new), _ASKED_AT_ONCE):
+            part = new[start : start + _ASKED_AT_ONCE]
+            known.update(zip(part, _asked(cursor, part), strict=True))
+        if new:
             with self._lock:
-                self._schemas[key] = known
-                if len(self._schemas) > _SCHEMAS_MAX:
-                    self._schemas.popitem(last=False)
+                self._fields.update(((kind, zone), known[kind]) for kind in new)
+                while len(self._fields) > _FIELDS_MAX:
+                    self._fields.popitem(last=False)
         return known
 
 
@@ -114,22 +121,22 @@ def _names_at_least(cursor: Any, statement: Any, parameters: list[str]) -> tuple
     return names, [_UNKNOWN if str(kind) == _NULL else kind for kind in types]
 
 
-def _settings(cursor: Any, types: Sequence[str]) -> str:
+def _zone(cursor: Any, types: Iterable[str]) -> str:
     """Return the session's time zone when types are among `types` that carry it in Arrow, else nothing."""
     if not any("TIME ZONE" in kind or "TIMESTAMPTZ" in kind for kind in types):
         return ""
     return str(cursor.execute("SELECT current_setting('TimeZone')").fetchall()[0][0])
 
 
-def _asked(cursor: Any, names: Sequence[str], types: Sequence[str]) -> Any:
+def _asked(cursor: Any, types: Sequence[str]) -> list[Any]:
     """Have DuckDB itself say how it hands these types to Arrow: a SELECT of NULLs of them that gives no row."""
     columns = ", ".join(
         f"CAST(NULL AS {_SQL_TYPES.get(kind, kind)}) AS c{position}" for position, kind in enumerate(types)
     )
     reader = cursor.sql(f"SELECT {columns} LIMIT 0").to_arrow_reader(1)
-    schema = reader.schema
+    fields = list(reader.schema)
     reader.close()
-    return pa.schema([field.with_name(name) for field, name in zip(schema, names, strict=True)])
+    return fields
 
 
 def _planned(cursor: Any, statement: Any) -> Any:

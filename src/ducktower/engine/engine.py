@@ -5,10 +5,11 @@ Owns the parts and how they are joined. Must never hold SQL of its own; each par
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import duckdb
@@ -24,7 +25,7 @@ from ..errors import (
     TimedOut,
 )
 from ..monitor import Counter
-from . import catalog, statements
+from . import catalog, keys, metadata, statements
 from .appending import Appending
 from .calls import Caller, Calls
 from .commit_queue import CommitQueue
@@ -38,8 +39,10 @@ from .loads import Load
 from .parameters import Parameters
 from .reading import stream
 from .scripts import Scripts
+from .session import Session
 from .session_parts import Parts
 from .sessions import Sessions
+from .sql_facts import SqlFacts, sql_facts
 from .streams import chained
 from .words import Executed, Outcome, PlanKey, Receipt, SlowWrite, Target, Write
 
@@ -66,13 +69,15 @@ class Engine:
         self._queue = CommitQueue(self.config, self._committer.commit)
         self._cursors = Cursors(self._database, self._calls, self.config)
         self._scripts = Scripts(self.config, tables_changed=self._committer.forget_plans)
+        self._describer = Describer()
+        self._sql_facts: SqlFacts | None = None  # the same for ever; found out by whoever asks first
         self.sessions = Sessions(
             Parts(
                 config=self.config,
                 catalog=self._database.catalog,
                 cursors=self._cursors,
                 scripts=self._scripts,
-                describer=Describer(),
+                describer=self._describer,
                 put=self.put,
                 committed=self._commits.add,
                 was_read=self._reads.add,
@@ -114,6 +119,83 @@ class Engine:
         """Return a pyarrow.Table: schema_name, table_name, table_type, rows (NULL for views), columns."""
         with self._cursors.open("internal", "list of tables", "", None) as (lease, _):
             return catalog.list_tables(lease.cursor, self._database.catalog)
+
+    # -- Flight SQL's metadata: what a session sees, or what is there for everybody -----------------------
+
+    def catalogs(self, session: Session | None = None) -> Any:
+        """Return a pyarrow.Table of the catalogs."""
+        with self._looking("catalogs", session) as cursor:
+            return metadata.catalogs(cursor, self._database.catalog)
+
+    def db_schemas(self, catalog: str | None = None, pattern: str | None = None, session: Session | None = None) -> Any:
+        """Return a pyarrow.Table of the schemas whose name is like `pattern`."""
+        with self._looking("schemas", session) as cursor:
+            return metadata.db_schemas(cursor, self._database.catalog, catalog, pattern)
+
+    def tables_of(
+        self,
+        catalog: str | None = None,
+        schema_pattern: str | None = None,
+        table_pattern: str | None = None,
+        types: Sequence[str] | None = None,
+        *,
+        include_schema: bool = False,
+        session: Session | None = None,
+    ) -> Any:
+        """Return a pyarrow.Table of tables and views, with their Arrow schemas if asked for."""
+        with self._looking("tables", session) as cursor:
+            return metadata.tables_of(
+                cursor,
+                self._describer,
+                self._database.catalog,
+                catalog,
+                schema_pattern,
+                table_pattern,
+                types,
+                include_schema=include_schema,
+            )
+
+    def table_types(self) -> Any:
+        """Return a pyarrow.Table of the kinds of tables."""
+        return metadata.table_types()
+
+    def primary_keys(self, catalog: str | None, schema: str | None, table: str, session: Session | None = None) -> Any:
+        """Return a pyarrow.Table of a table's primary key."""
+        with self._looking("primary keys", session) as cursor:
+            return keys.primary_keys(cursor, self._database.catalog, keys.Named(catalog, schema, table))
+
+    def exported_keys(self, catalog: str | None, schema: str | None, table: str, session: Session | None = None) -> Any:
+        """Return a pyarrow.Table of the foreign keys that refer to a table."""
+        primary = keys.Named(catalog, schema, table)
+        return self._foreign_keys(primary, keys.Named(), session, by_primary=False)
+
+    def imported_keys(self, catalog: str | None, schema: str | None, table: str, session: Session | None = None) -> Any:
+        """Return a pyarrow.Table of a table's foreign keys."""
+        foreign = keys.Named(catalog, schema, table)
+        return self._foreign_keys(keys.Named(), foreign, session, by_primary=True)
+
+    def cross_reference(
+        self,
+        pk_catalog: str | None,
+        pk_schema: str | None,
+        pk_table: str,
+        fk_catalog: str | None,
+        fk_schema: str | None,
+        fk_table: str,
+        session: Session | None = None,
+    ) -> Any:
+        """Return a pyarrow.Table of the foreign keys from one table to another."""
+        primary = keys.Named(pk_catalog, pk_schema, pk_table)
+        foreign = keys.Named(fk_catalog, fk_schema, fk_table)
+        return self._foreign_keys(primary, foreign, session, by_primary=False)
+
+    def sql_facts(self) -> SqlFacts:
+        """Return the keywords and functions of DuckDB's SQL."""
+        facts = self._sql_facts
+        if facts is None:
+            with self._looking("functions", None) as cursor:
+                facts = self._sql_facts = sql_facts(cursor)
+        return facts
 
     def table_query(self, target: Target) -> str:
         """Return the SQL that reads a whole table."""
@@ -236,6 +318,22 @@ class Engine:
         self._calls.close()
 
     # -- within ---------------------------------------------------------------------------------------
+
+    @contextlib.contextmanager
+    def _looking(self, what: str, session: Session | None) -> Iterator[Any]:
+        """Give a cursor that sees what the session sees, or what is there for everybody."""
+        if session is not None:
+            with session.looking(what) as cursor:
+                yield cursor
+        else:
+            with self._cursors.open("read", what, "", None) as (lease, _):
+                yield lease.cursor
+
+    def _foreign_keys(
+        self, primary: keys.Named, foreign: keys.Named, session: Session | None, *, by_primary: bool
+    ) -> Any:
+        with self._looking("foreign keys", session) as cursor:
+            return keys.foreign_keys(cursor, self._database.catalog, primary, foreign, by_primary=by_primary)
 
     def _put_small(self, target: Target, schema: Any, batches: list[Any], nbytes: int, caller: Caller) -> Receipt:
         if not len(schema) and target.mode in ("append", "upsert"):
