@@ -16,10 +16,12 @@ from typing import Any
 from ..config import EngineConfig, ServerConfig
 from ..engine import Engine
 from ..errors import InvalidArgument, Unavailable
-from .auth import check_address
+from .auth import Authenticator, check_address
 from .connections import cut
 from .flight import Listener
+from .flight_sql import FlightSql
 from .plain_flight import PlainFlight
+from .visits import Visits
 
 __all__ = ["FlightServer", "serve"]
 
@@ -43,6 +45,7 @@ class FlightServer:
         # come from another one once.
         self._engine: Engine | None = None
         self._plain: PlainFlight | None = None
+        self._sql: FlightSql | None = None
         self._listener: Listener | None = None
         self._closing = threading.Lock()
         self._closed = threading.Event()
@@ -55,8 +58,15 @@ class FlightServer:
         try:
             self._plain = PlainFlight(self._engine, self._config)
             host = f"[{self._config.host}]" if ":" in self._config.host else self._config.host
-            self._listener = Listener(f"grpc://{host}:{self._config.port}", self._config, self._plain)
+            self._sql = FlightSql(self._engine, self._config)
+            visits = Visits(self._engine, Authenticator(), self._config.error_bytes_max)
+            location = f"grpc://{host}:{self._config.port}"
+            self._listener = Listener(location, self._config, self._plain, self._sql, visits)
         except BaseException as error:
+            if self._sql is not None:
+                self._sql.close()
+            if self._plain is not None:
+                self._plain.close()
             self._engine.close(0)
             if isinstance(error, OSError):
                 raise Unavailable(f"cannot listen on {self._config.host}:{self._config.port}") from error
@@ -96,6 +106,8 @@ class FlightServer:
                 return
             if self._listener is not None:
                 self._listener.stop_accepting()
+            if self._sql is not None:
+                self._sql.close()  # results that wait hold cursors, and nobody can fetch them any more
             self._engine.close(self._config.drain_seconds)
             if self._plain is not None:
                 self._plain.close()
