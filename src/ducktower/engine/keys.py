@@ -10,6 +10,8 @@ from typing import Any, NamedTuple
 
 import pyarrow as pa
 
+from .metadata import answered
+
 __all__ = ["Named", "foreign_keys", "primary_keys"]
 
 _NO_ACTION = 3  # UpdateDeleteRules of FlightSql.proto
@@ -63,9 +65,11 @@ WITH found AS ({_CONSTRAINTS}), pairs AS (
         AND list_transform(list_sort(pk.constraint_column_names), lambda name: lower(name))
             = list_transform(list_sort(fk.referenced_column_names), lambda name: lower(name))
     WHERE fk.constraint_type = 'FOREIGN KEY' AND len(fk.referenced_column_names) > 0
+    QUALIFY row_number() OVER (PARTITION BY fk.database_name, fk.constraint_index ORDER BY pk.constraint_type) = 1
 )
 SELECT database_name, schema_name, pk_table, unnest(referenced_column_names), database_name, schema_name, table_name,
-    unnest(constraint_column_names), unnest(range(1, len(constraint_column_names) + 1)), constraint_name, pk_name
+    unnest(constraint_column_names), unnest(range(1, len(constraint_column_names) + 1)), constraint_name, pk_name,
+    {_NO_ACTION}, {_NO_ACTION}
 FROM pairs
 WHERE ($pk_table IS NULL OR lower(pk_table) = lower($pk_table))
     AND ($pk_catalog IS NULL OR lower(database_name) = lower($pk_catalog))
@@ -87,7 +91,7 @@ class Named(NamedTuple):
 def primary_keys(cursor: Any, served: str, named: Named) -> Any:
     """Return the columns of a table's primary key, in its order."""
     values = {"served": served, "catalog": named.catalog, "schema": named.schema, "table": named.table}
-    return _table(cursor.execute(_PRIMARY, values).fetchall(), _PRIMARY_KEYS)
+    return answered(cursor, _PRIMARY, values, _PRIMARY_KEYS)
 
 
 def foreign_keys(cursor: Any, served: str, primary: Named, foreign: Named, *, by_primary: bool) -> Any:
@@ -101,10 +105,4 @@ def foreign_keys(cursor: Any, served: str, primary: Named, foreign: Named, *, by
         **{f"fk_{name}": value for name, value in foreign._asdict().items()},
     }
     order = "1, 2, 3, 11, 10, 9" if by_primary else "5, 6, 7, 10, 9"
-    rows = cursor.execute(f"{_FOREIGN} ORDER BY {order}", values).fetchall()
-    return _table([(*row, _NO_ACTION, _NO_ACTION) for row in rows], _FOREIGN_KEYS)
-
-
-def _table(rows: list[Any], schema: Any) -> Any:
-    columns = [pa.array([row[index] for row in rows], field.type) for index, field in enumerate(schema)]
-    return pa.Table.from_arrays(columns, schema=schema)
+    return answered(cursor, f"{_FOREIGN} ORDER BY {order}", values, _FOREIGN_KEYS)

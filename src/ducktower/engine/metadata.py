@@ -8,6 +8,7 @@ in any case, as DuckDB's do; patterns are those of LIKE, with a backslash before
 from __future__ import annotations
 
 import itertools
+from array import array
 from collections.abc import Sequence
 from typing import Any
 
@@ -15,7 +16,7 @@ import pyarrow as pa
 
 from .describing import Describer
 
-__all__ = ["TABLE_TYPES", "catalogs", "db_schemas", "table_types", "tables_of"]
+__all__ = ["TABLE_TYPES", "answered", "catalogs", "db_schemas", "table_types", "tables_of"]
 
 TABLE_TYPES = ("LOCAL TEMPORARY", "TABLE", "VIEW")
 _SAME = {"BASE TABLE": "TABLE"}
@@ -76,23 +77,22 @@ FROM selected LEFT JOIN duckdb_columns() columns USING (database_name, schema_na
 
 def catalogs(cursor: Any, served: str) -> Any:
     """Return the catalogs: catalog_name."""
-    rows = cursor.execute(f"SELECT DISTINCT database_name FROM ({_SCHEMAS}) ORDER BY ALL", {"served": served})
-    return _table([list(row) for row in rows.fetchall()], _CATALOGS)
+    sql = f"SELECT DISTINCT database_name FROM ({_SCHEMAS}) ORDER BY ALL"
+    return answered(cursor, sql, {"served": served}, _CATALOGS)
 
 
 def db_schemas(cursor: Any, served: str, catalog: str | None, pattern: str | None) -> Any:
     """Return the schemas: catalog_name, db_schema_name."""
-    rows = cursor.execute(
+    sql = (
         f"SELECT * FROM ({_SCHEMAS}) WHERE ($catalog IS NULL OR lower(database_name) = lower($catalog)) "
-        "AND ($pattern IS NULL OR schema_name ILIKE $pattern ESCAPE '\\') ORDER BY ALL",
-        {"served": served, "catalog": catalog, "pattern": pattern},
+        "AND ($pattern IS NULL OR schema_name ILIKE $pattern ESCAPE '\\') ORDER BY ALL"
     )
-    return _table([list(row) for row in rows.fetchall()], _DB_SCHEMAS)
+    return answered(cursor, sql, {"served": served, "catalog": catalog, "pattern": pattern}, _DB_SCHEMAS)
 
 
 def table_types() -> Any:
     """Return the kinds of tables: table_type."""
-    return _table([[kind] for kind in TABLE_TYPES], _TABLE_TYPES)
+    return pa.Table.from_pydict({"table_type": list(TABLE_TYPES)}, schema=_TABLE_TYPES)
 
 
 def tables_of(
@@ -118,15 +118,41 @@ def tables_of(
         "types": [_SAME.get(kind.upper(), kind.upper()) for kind in types] if types else None,
     }
     if not include_schema:
-        rows = cursor.execute(f"{_SELECTED} SELECT * FROM selected {_ORDER}", filters).fetchall()
-        return _table([list(row) for row in rows], _TABLES)
-    columns = cursor.execute(_SELECTED_COLUMNS, filters).fetchall()
+        return answered(cursor, f"{_SELECTED} SELECT * FROM selected {_ORDER}", filters, _TABLES)
+    found = cursor.sql(_SELECTED_COLUMNS, params=filters).to_arrow_table()
+    columns = list(zip(*(column.to_pylist() for column in found.columns), strict=True))
     known = describer.fields(cursor, {column[5] for column in columns if column[5] is not None})
-    rows = []
+    starts = array("q")
+    messages = []
+    at = 0
     for table, group in itertools.groupby(columns, key=lambda column: column[:4]):
-        fields = [_field(table, column[4:], known) for column in group if column[4] is not None]
-        rows.append([*table, pa.schema(fields).serialize().to_pybytes()])
-    return _table(rows, _TABLES.append(_TABLE_SCHEMA))
+        members = list(group)
+        fields = [_field(table, column[4:], known) for column in members if column[4] is not None]
+        messages.append(pa.schema(fields).serialize().to_pybytes())
+        starts.append(at)
+        at += len(members)
+    first_rows = pa.Array.from_buffers(pa.int64(), len(starts), [None, pa.py_buffer(starts)])
+    names = _exactly(found.select(range(4)).take(first_rows), _TABLES)
+    return names.append_column(_TABLE_SCHEMA, _binary(messages))
+
+
+def answered(cursor: Any, sql: str, values: dict[str, Any], schema: Any) -> Any:
+    """Run a query of the catalog and return its rows under exactly this pyarrow.Schema.
+
+    They stay Arrow all the way: making arrays of Python's lists imports pandas, where that is installed.
+    """
+    return _exactly(cursor.sql(sql, params=values).to_arrow_table(), schema)
+
+
+def _exactly(table: Any, schema: Any) -> Any:
+    columns = [column.cast(field.type) for column, field in zip(table.columns, schema, strict=True)]
+    return pa.Table.from_arrays(columns, schema=schema)
+
+
+def _binary(values: Sequence[bytes]) -> Any:
+    offsets = array("i", itertools.accumulate(map(len, values), initial=0))
+    buffers = [None, pa.py_buffer(offsets), pa.py_buffer(b"".join(values))]
+    return pa.Array.from_buffers(pa.binary(), len(values), buffers)
 
 
 def _field(table: Sequence[str], column: Sequence[Any], known: dict[str, Any]) -> Any:
@@ -147,10 +173,3 @@ def _field(table: Sequence[str], column: Sequence[Any], known: dict[str, Any]) -
     if scale is not None:
         metadata["ARROW:FLIGHT:SQL:SCALE"] = str(scale)
     return pa.field(name, field.type, nullable, {**(field.metadata or {}), **metadata})
-
-
-def _table(rows: Sequence[Sequence[Any]], schema: Any) -> Any:
-    columns = [[row[index] for row in rows] for index in range(len(schema))]
-    return pa.Table.from_arrays(
-        [pa.array(values, field.type) for values, field in zip(columns, schema, strict=True)], schema=schema
-    )
