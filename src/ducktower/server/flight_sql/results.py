@@ -125,7 +125,7 @@ class Results:
                 if waiting.principal != principal:
                     return False
                 del self._waiting[handle]
-            listening = self._listening.get(handle)
+            listening = self._listening.pop(handle, None)
         if listening is not None:
             listening.cancel()
         if waiting is not None:
