@@ -47,6 +47,7 @@ class FlightServer:
         self._plain: PlainFlight | None = None
         self._sql: FlightSql | None = None
         self._listener: Listener | None = None
+        self._port = 0
         self._closing = threading.Lock()
         self._closed = threading.Event()
 
@@ -68,9 +69,11 @@ class FlightServer:
             if self._plain is not None:
                 self._plain.close()
             self._engine.close(0)
+            self._engine = None
             if isinstance(error, OSError):
                 raise Unavailable(f"cannot listen on {self._config.host}:{self._config.port}") from error
             raise
+        self._port = int(self._listener.port)
         # A program that forgets to close must still end, and leave a checkpointed file.
         atexit.register(self.close)
         return self
@@ -78,7 +81,8 @@ class FlightServer:
     @property
     def port(self) -> int:
         """The port that is listened on."""
-        return int(self._started().port)
+        self._started()
+        return self._port
 
     @property
     def url(self) -> str:
@@ -91,9 +95,7 @@ class FlightServer:
     @property
     def engine(self) -> Engine:
         """The engine behind the server, for use in the same process."""
-        self._started()
-        assert self._engine is not None  # noqa: S101 - start sets both
-        return self._engine
+        return self._started()
 
     def wait(self, timeout_seconds: float | None = None) -> bool:
         """Wait until the server is closed; False when the time was over first."""
@@ -113,11 +115,13 @@ class FlightServer:
                 self._plain.close()
             if self._listener is not None:
                 self._stop_listening(self._listener)
+                # Arrow lets go of what it was given only while Python still runs, so not at its end.
+                self._listener = None
             atexit.unregister(self.close)
             self._closed.set()
 
     def __enter__(self) -> FlightServer:
-        return self if self._listener is not None else self.start()
+        return self if self._engine is not None else self.start()
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -135,10 +139,10 @@ class FlightServer:
             log.info("cutting %d connections that are still open", cut(port))
             stopping.join(_CUT_WAIT_SECONDS)
 
-    def _started(self) -> Any:
-        if self._listener is None:
+    def _started(self) -> Engine:
+        if self._engine is None or not self._port:
             raise InvalidArgument("the server was not started")
-        return self._listener
+        return self._engine
 
 
 def serve(database: str = ":memory:", *, host: str = "127.0.0.1", port: int = 0, **settings: Any) -> FlightServer:

@@ -15,6 +15,7 @@ import pyarrow as pa
 
 from ...engine import Engine
 from ...protocol.flight_sql import schemas
+from . import arrays
 
 __all__ = ["sql_info"]
 
@@ -187,10 +188,10 @@ def _table(rows: list[tuple[int, _Fact]]) -> pa.Table:
         offsets.append(len(values[fact.column]))
         values[fact.column].append(fact.value)
     union = pa.UnionArray.from_dense(
-        pa.array([fact.column for _, fact in rows], pa.int8()),
-        pa.array(offsets, pa.int32()),
-        [pa.array(column, kind.field(index).type) for index, column in enumerate(values)],
+        arrays.column([fact.column for _, fact in rows], pa.int8()),
+        arrays.column(offsets, pa.int32()),
+        [arrays.column(column, kind.field(index).type) for index, column in enumerate(values)],
         [kind.field(index).name for index in range(kind.num_fields)],
     )
-    numbers = pa.array([number for number, _ in rows], pa.uint32())
+    numbers = arrays.column([number for number, _ in rows], pa.uint32())
     return pa.Table.from_arrays([numbers, union], schema=schemas.SQL_INFO)

@@ -11,6 +11,7 @@ from typing import Any
 import pyarrow as pa
 
 from ...protocol.flight_sql import schemas
+from . import arrays
 
 __all__ = ["type_info"]
 
@@ -106,4 +107,4 @@ def type_info(code: int | None) -> pa.Table:
     """Return the types with that number, or all, ordered by number and name."""
     found = [one for one in _TYPES if code is None or one.code == code]
     rows = [one.row() for one in sorted(found, key=lambda one: (one.code, one.name))]
-    return pa.Table.from_pylist(rows, schema=schemas.XDBC_TYPE_INFO)
+    return arrays.table(rows, schemas.XDBC_TYPE_INFO)
