@@ -166,7 +166,12 @@ def test_get_objects(connect: Any) -> None:
     found = {schema["db_schema_name"]: schema["db_schema_tables"] for schema in catalog["catalog_db_schemas"]}
     tables = {table["table_name"]: table for table in found["main"]}
     assert tables.keys() == {"customers", "lines", "names", "odd_name%", "orders"}
-    assert [column["column_name"] for column in tables["lines"]["table_columns"]] == ["region", "number", "line", "sent"]
+    assert [column["column_name"] for column in tables["lines"]["table_columns"]] == [
+        "region",
+        "number",
+        "line",
+        "sent",
+    ]
     assert tables["names"]["table_type"] == "VIEW"
     assert [table["table_name"] for table in found["other"]] == ["customers"]
 
