@@ -126,11 +126,12 @@ class Prepared:
         tables = [self.description.dataset_schema.empty_table()]
         nbytes = 0
         for parameters in rows:
-            for batch in self._run(parameters, caller).reader:
-                nbytes += batch.nbytes
-                if nbytes > bytes_max:
-                    raise LimitExceeded(f"the results for {len(rows)} rows of parameters have over {bytes_max} bytes")
-                tables.append(pa.Table.from_batches([batch]))
+            with self._run(parameters, caller).reader as reader:
+                for batch in reader:
+                    nbytes += batch.nbytes
+                    if nbytes > bytes_max:
+                        raise LimitExceeded(f"the results for all parameters have over {bytes_max} bytes")
+                    tables.append(pa.Table.from_batches([batch]))
         table = pa.concat_tables(tables[1:] or tables)
         return Ran(table.num_rows, in_pieces(table, self._session.config.batch_bytes_max))
 

@@ -118,8 +118,8 @@ class SessionCursor:
             return
         try:
             self.lease().cursor.execute("SELECT 1").fetchall()
-        except (duckdb.Error, DucktowerError):
-            transaction.failure = translate(error)
+        except duckdb.Error:
+            self.fail(error)
 
     def settle(self) -> None:
         """Give the cursor back when nothing is kept on it, or when its database is gone."""
@@ -130,7 +130,9 @@ class SessionCursor:
             self.transaction.failure = Unavailable("the database was reopened after a fatal error")
         if lost:
             self.kept = False
-        if lost or not (self.kept or (self.transaction is not None and self.transaction.started)):
+        transaction = self.transaction
+        needed = transaction is not None and transaction.started and transaction.failure is None
+        if lost or not (self.kept or needed):
             self._lease.close()
             self._lease = None
 

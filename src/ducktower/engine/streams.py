@@ -11,6 +11,9 @@ replaced here, for one stream at a time, by functions that delegate to the origi
 The layout and the rules (a consumer may move the struct, so state hangs on `private_data`) are those of the
 Arrow C stream interface, https://arrow.apache.org/docs/format/CStreamInterface.html.
 
+Python code that reads such a stream itself closes it, with `with`: CPython cannot call `release` while an
+exception is on its way, which is when a failed reader would be freed.
+
 Must never know what the rows mean, nor hold a lock while calling out.
 """
 
