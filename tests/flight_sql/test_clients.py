@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import gc
+from collections.abc import Iterator
 from typing import Any
 
 import pandas as pd
 import polars as pl
 import pyarrow as pa
 import pytest
+import sqlalchemy as sa
 
 import ducktower
 
@@ -108,3 +111,69 @@ def test_polars_lazy_types(connect: Any) -> None:
     assert frame.row(0)[:2] == ([1, 2], {"a": 1})
     assert str(frame["d"][0]) == "2026-01-01"
     assert frame["e"].to_list() == ["x"]
+
+
+# -- SQLAlchemy --------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def alchemy(server: ducktower.FlightServer) -> Iterator[sa.Engine]:
+    """Return an engine of the generic ADBC dialect."""
+    engine = sa.create_engine(f"adbc+flightsql://{server.url.removeprefix('grpc://')}?tls=false")
+    yield engine
+    engine.dispose()
+    gc.collect()
+
+
+# SQLAlchemy leaves cursors to the garbage collector, of which the driver complains.
+leaves_cursors = pytest.mark.filterwarnings(
+    "ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning"
+)
+
+
+@leaves_cursors
+def test_sqlalchemy_core(alchemy: sa.Engine, client: ducktower.FlightClient) -> None:
+    """Tables are made, filled with many rows at once, changed, read, and taken back."""
+    metadata = sa.MetaData()
+    table = sa.Table(
+        "t",
+        metadata,
+        sa.Column("n", sa.Integer, primary_key=True, autoincrement=False),
+        sa.Column("v", sa.String, nullable=False),
+    )
+    metadata.create_all(alchemy)
+    with alchemy.begin() as connection:
+        connection.execute(sa.insert(table), [{"n": n, "v": f"v{n}"} for n in range(100)])
+        assert connection.execute(sa.update(table).where(table.c.n == 1).values(v="z")).rowcount == 1
+    with alchemy.connect() as connection:
+        connection.execute(sa.delete(table))
+        connection.rollback()
+        assert connection.execute(sa.select(table.c.v).where(table.c.n < 3).order_by(table.c.n)).scalars().all() == [
+            "v0",
+            "z",
+            "v2",
+        ]
+    assert len(numbers(client)) == 100
+    metadata.drop_all(alchemy)
+    assert not sa.inspect(alchemy).has_table("t")
+
+
+@leaves_cursors
+def test_sqlalchemy_reflects(alchemy: sa.Engine, client: ducktower.FlightClient) -> None:
+    """Columns with their types, of a table that somebody else made."""
+    client.execute("CREATE TABLE t (n INTEGER NOT NULL, v VARCHAR, d DATE)")
+    table = sa.Table("t", sa.MetaData(), autoload_with=alchemy)
+    assert [(column.name, type(column.type)) for column in table.columns] == [
+        ("n", sa.Integer),
+        ("v", sa.String),
+        ("d", sa.Date),
+    ]
+    assert "main" in sa.inspect(alchemy).get_schema_names()
+
+
+@leaves_cursors
+def test_pandas_through_sqlalchemy(alchemy: sa.Engine, client: ducktower.FlightClient) -> None:
+    """With parameters, which pandas does not have for ADBC itself."""
+    assert pd.DataFrame({"n": [1, 2]}).to_sql("t", alchemy, index=False) == 2
+    frame = pd.read_sql(sa.text("SELECT n FROM t WHERE n > :least"), alchemy, params={"least": 1})
+    assert frame["n"].tolist() == [2]
