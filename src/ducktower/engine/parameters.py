@@ -17,6 +17,8 @@ __all__ = ["Parameters", "Rows", "ordered_names"]
 
 Parameters: TypeAlias = list[Any] | dict[str, Any] | None
 
+_PART_ROWS = 10_000
+
 
 def ordered_names(names: list[str]) -> list[str]:
     """Return parameter names in the order in which callers give values: 1, 2, ... 10, not 1, 10, 2."""
@@ -45,14 +47,17 @@ class Rows:
         return int(self.table.num_rows)
 
     def __iter__(self) -> Iterator[Parameters]:
-        for batch in self.table.to_batches(max_chunksize=10_000):
+        for part in self.parts():
+            yield from part
+
+    def parts(self) -> Iterator[list[Any]]:
+        """Yield the rows in lists that are not long."""
+        for batch in self.table.to_batches(max_chunksize=_PART_ROWS):
             columns = [_values(column, name) for column, name in zip(batch.columns, self._names, strict=True)]
-            if not columns:
-                yield from (None for _ in range(batch.num_rows))
-            elif self._by_position:
-                yield from (list(row) for row in zip(*columns, strict=True))
+            if self._by_position:
+                yield [list(row) for row in zip(*columns, strict=True)]
             else:
-                yield from (dict(zip(self._names, row, strict=True)) for row in zip(*columns, strict=True))
+                yield [dict(zip(self._names, row, strict=True)) for row in zip(*columns, strict=True)]
 
 
 def _values(column: Any, name: str) -> list[Any]:

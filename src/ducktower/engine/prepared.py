@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 
 from ..errors import InvalidArgument, LimitExceeded
-from . import value_inserts
+from . import statements, value_inserts
 from .calls import Caller
 from .describing import Description
 from .parameters import Parameters, Rows
@@ -78,7 +78,9 @@ class Prepared:
             return self._run(None, caller)
         if len(bound) == 1:
             return self._run(next(iter(bound)), caller)
-        return self._run_for_each(bound, caller)
+        if statements.is_query(self._script[-1]):
+            return self._run_for_each(bound, caller)
+        return self._run(bound, caller)
 
     def update(self, parameters: Any = None, caller: Caller | None = None) -> int:
         """Run with a pyarrow.Table of parameters, or the bound ones; return the changed rows, -1 when not counted.

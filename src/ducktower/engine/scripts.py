@@ -22,7 +22,7 @@ from .calls import Call
 from .failures import translate
 from .parameters import Parameters, Rows
 
-__all__ = ["Scripts", "run_for_each"]
+__all__ = ["Scripts"]
 
 _PAUSE_SECONDS_FIRST = 0.001
 _PAUSE_SECONDS_MAX = 0.1
@@ -89,7 +89,7 @@ class Scripts:
             for statement in script[:-1]:
                 _run(cursor, statement)
             if isinstance(parameters, Rows):
-                result = run_for_each(cursor, script[-1], parameters), None
+                result = self.for_each(cursor, script[-1], parameters)
             else:
                 result = self.last(cursor, script[-1], parameters)
             cursor.execute("COMMIT")
@@ -98,6 +98,26 @@ class Scripts:
                 cursor.execute("ROLLBACK")
             raise
         return result
+
+    def for_each(self, cursor: Any, statement: Any, rows: Rows) -> tuple[int, Any]:
+        """Run a statement once for each row of parameters; return all changed rows and all results, if it has any."""
+        if not statements.gives_changed_rows(statement):
+            changed = 0
+            for part in rows.parts():
+                cursor.executemany(statement, part)  # plans once for all of them, and adds their counts up
+                changed = -1 if changed < 0 or cursor.rowcount < 0 else changed + int(cursor.rowcount)
+            return changed, None
+        tables = []
+        nbytes = 0
+        for parameters in rows:
+            _, table = self.last(cursor, statement, parameters)
+            nbytes += table.nbytes
+            self._check_returned(nbytes)
+            tables.append(table)
+        if not tables:
+            return 0, None
+        result = pa.concat_tables(tables)
+        return result.num_rows, result
 
     def last(self, cursor: Any, statement: Any, parameters: Parameters) -> tuple[int, Any]:
         """Run one statement to its end; return its changed rows (-1: not counted) and its result, if it has one."""
@@ -109,24 +129,17 @@ class Scripts:
         nbytes = 0
         for batch in reader:
             nbytes += batch.nbytes
-            if nbytes > self._config.returned_bytes_max:
-                raise LimitExceeded(
-                    f"the statement returns more than {self._config.returned_bytes_max} bytes; it was rolled back"
-                )
+            self._check_returned(nbytes)
             batches.append(batch)
         table = pa.Table.from_batches(batches, schema=reader.schema)
         changed = statements.changed_rows(statement, table)
         return (table.num_rows, table) if changed is None else (changed, None)
 
-
-def run_for_each(cursor: Any, statement: Any, rows: Rows) -> int:
-    """Run a statement once for each row of parameters; return the changed rows of all of them, -1 when not counted."""
-    changed = 0
-    for parameters in rows:
-        cursor.execute(statement, parameters)
-        cursor.fetchall()
-        changed = -1 if changed < 0 or cursor.rowcount < 0 else changed + int(cursor.rowcount)
-    return changed
+    def _check_returned(self, nbytes: int) -> None:
+        if nbytes > self._config.returned_bytes_max:
+            raise LimitExceeded(
+                f"the statement returns more than {self._config.returned_bytes_max} bytes; it was rolled back"
+            )
 
 
 def _run(cursor: Any, statement: Any) -> None:

@@ -162,7 +162,8 @@ class Session:
         if not self._own.in_use:
             with self._activity.busy():
                 target = insert.target(self._parts, table)
-                return None if target is None else int(self._parts.put(*target, caller).rows)
+                if target is not None:
+                    return int(self._parts.put(*target, caller).rows)
         if table.num_rows == 1:
             return None
         with self._turns.call("statement", insert.into_sql, caller) as own_call:

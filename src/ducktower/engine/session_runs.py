@@ -18,7 +18,6 @@ from . import statements
 from .calls import Call, Caller
 from .parameters import Parameters, Rows
 from .reading import stream
-from .scripts import run_for_each
 from .session_activity import Activity
 from .session_cursor import SessionCursor, Transaction
 from .session_parts import Parts
@@ -132,7 +131,7 @@ class Runs:
         transaction.writes = True
         transaction.changes_tables = transaction.changes_tables or statements.changes_tables(statement)
         if isinstance(parameters, Rows):
-            return self._ran(run_for_each(own_call.cursor, statement, parameters), None)
+            return self._ran(*self._parts.scripts.for_each(own_call.cursor, statement, parameters))
         return self._ran(*self._parts.scripts.last(own_call.cursor, statement, parameters))
 
     def _streamed(self, own_call: OwnCall, statement: Any, parameters: Parameters) -> Ran:

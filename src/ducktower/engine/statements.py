@@ -18,6 +18,7 @@ from ..errors import Forbidden, InvalidSQL, LimitExceeded
 __all__ = [
     "changed_rows",
     "changes_tables",
+    "gives_changed_rows",
     "is_query",
     "keeps_state",
     "kind_of",
@@ -50,7 +51,9 @@ _SAVEPOINT = re.compile(r"\s*(savepoint|release(\s+savepoint)?|rollback(\s+\w+)?
 _NESTING_MAX = 1_000
 _BRACKETS = re.compile(r"[()\[\]{}]")
 
-_KEEP_TABLES = _QUERIES | {"INSERT", "UPDATE", "DELETE", "MERGE_INTO"}
+_CHANGE_ROWS = frozenset({"INSERT", "UPDATE", "DELETE", "MERGE_INTO"})
+_KEEP_TABLES = _QUERIES | _CHANGE_ROWS
+_RETURNING = re.compile(r"\breturning\b", re.IGNORECASE)
 
 
 def parsed(cursor: Any, sql: str, bytes_max: int) -> list[Any]:
@@ -121,6 +124,11 @@ def keeps_state(statement: Any) -> bool:
     """Whether a session must keep the cursor that runs the statement. Rather too often than not."""
     kind = kind_of(statement)
     return kind in _KEEP_STATE or (kind in ("CREATE", "CALL") and _TEMPORARY.search(statement.query) is not None)
+
+
+def gives_changed_rows(statement: Any) -> bool:
+    """Whether the statement changes rows and may give them back (RETURNING). Rather too often than not."""
+    return kind_of(statement) in _CHANGE_ROWS and _RETURNING.search(statement.query) is not None
 
 
 def verb(statement: Any) -> str:
