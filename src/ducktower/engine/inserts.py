@@ -17,18 +17,24 @@ from .failures import does_not_fit, translate
 from .words import Target
 
 __all__ = [
+    "VALUE_ERRORS",
     "Column",
     "already_there",
     "create_sql",
     "diagnose",
     "insert_sql",
     "matched",
+    "one_of_these",
     "quoted",
     "source_columns",
     "table_columns",
     "table_exists",
     "table_name",
 ]
+
+
+VALUE_ERRORS = (duckdb.DataError, duckdb.InvalidInputException, duckdb.NotSupportedError, UnicodeError)
+"""What DuckDB raises for a value that does not fit its column."""
 
 
 class Column(NamedTuple):
@@ -226,7 +232,7 @@ def diagnose(
         return type(found)(f'table "{target.label}": {found.message}')
     if isinstance(error, (duckdb.CatalogException, duckdb.BinderException)) and _is_view(cursor, catalog, target):
         return InvalidArgument(f'"{target.label}" is a view; rows go into tables')
-    if not isinstance(error, (duckdb.DataError, duckdb.InvalidInputException, duckdb.NotSupportedError, UnicodeError)):
+    if not isinstance(error, VALUE_ERRORS):
         return found
     try:
         sources = source_columns(cursor, sent)
@@ -239,6 +245,11 @@ def diagnose(
             cursor.execute(f"SELECT count(CAST({quoted(name)} AS {wanted.type})) FROM {quoted(source)}").fetchall()
         except (duckdb.Error, UnicodeError) as why:
             return does_not_fit(wanted.name, given.type, wanted.type, translate(why).message)
+    return one_of_these(found, sources, into)
+
+
+def one_of_these(found: DucktowerError, sources: list[Column], into: list[Column]) -> SchemaMismatch:
+    """Return the error for a value that does not fit when it is not known which column's it was."""
     differing = [
         f'"{w.name}" (found {g.type}, wanted {w.type})' for g, w in zip(sources, into, strict=True) if g.type != w.type
     ]

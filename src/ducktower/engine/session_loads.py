@@ -14,12 +14,16 @@ from typing import Any, Literal
 import duckdb
 
 from ..arrow_types import plain_schema
-from ..errors import InvalidArgument, TableNotFound
+from ..errors import InvalidArgument, InvalidSQL, TableNotFound
 from .calls import Call
+from .failures import translate
 from .inserts import (
+    VALUE_ERRORS,
     already_there,
     create_sql,
     insert_sql,
+    matched,
+    one_of_these,
     quoted,
     source_columns,
     table_columns,
@@ -111,7 +115,15 @@ def _inserted(cursor: Any, catalog: str, target: Target, sent: Any, reader: Any)
         return 0
     with _registered(cursor, reader) as name:
         columns = table_columns(cursor, catalog, target)
-        cursor.execute(insert_sql(cursor, catalog, target, sent, columns, name))
+        sql = insert_sql(cursor, catalog, target, sent, columns, name)
+        sources = source_columns(cursor, sent)  # now: after a failure the transaction answers nothing any more
+        try:
+            cursor.execute(sql)
+        except VALUE_ERRORS as error:
+            found = translate(error)
+            if isinstance(found, InvalidSQL):
+                raise one_of_these(found, sources, matched(target, sent, columns)) from error
+            raise
         return int(cursor.rowcount)
 
 
