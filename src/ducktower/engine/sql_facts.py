@@ -30,10 +30,11 @@ def sql_facts(cursor: Any) -> SqlFacts:
     """Ask DuckDB."""
     keywords = _names(cursor, "SELECT DISTINCT upper(keyword_name) FROM duckdb_keywords() ORDER BY ALL")
     first = "list_contains({}, parameter_types[1])"
+    timely = f"list_has_any(parameter_types[:2], {list(_TIMES)})"
     conditions = {
         "numeric": first.format(list(_NUMBERS)),
-        "string": first.format(["VARCHAR"]) + " AND NOT starts_with(function_name, 'json')",
-        "datetime": first.format(list(_TIMES)),
+        "string": f"{first.format(['VARCHAR'])} AND NOT {timely} AND NOT starts_with(function_name, 'json')",
+        "datetime": timely,
         "system": "len(parameter_types) = 0",
     }
     functions = {kind: _names(cursor, _FUNCTIONS.format(condition)) for kind, condition in conditions.items()}
