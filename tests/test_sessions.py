@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -436,6 +438,35 @@ class TestState:
                 session.update(sql)
         assert rows(other, zone) != [("Asia/Tokyo",)]
 
+    @pytest.mark.parametrize("begin", [False, True])
+    def test_what_is_attached_is_not_theirs_to_change(self, engine: Engine, session: Session, *, begin: bool) -> None:
+        """No database comes, not even one in memory, and the served one does not go."""
+        if begin:
+            session.begin()
+        for sql in (
+            "ATTACH ':memory:' AS x",
+            "ATTACH ':memory:' AS x; USE x",
+            "DETACH test",
+            "DETACH DATABASE nowhere",
+        ):
+            with pytest.raises(ducktower.Forbidden, match="not offered"):
+                session.update(sql)
+            with pytest.raises(ducktower.Forbidden, match="not offered"):
+                engine.execute(sql)
+        assert count(session) == 3
+
+    def test_the_served_database_stays_where_access_is_open(self, database: Path) -> None:
+        """An operator may open ATTACH; the served database cannot be detached all the same."""
+        with opened(database, external_access=True) as engine:
+            session = engine.sessions.open()
+            session.update("ATTACH ':memory:' AS x")
+            session.update("USE x")
+            for sql in ("DETACH test", 'detach database if exists "TEST"'):
+                with pytest.raises(ducktower.Forbidden, match="served database"):
+                    session.update(sql)
+            session.update("USE test")
+            session.update("DETACH x")
+
     def test_options(self, session: Session, other: Session) -> None:
         """Options are read and set by name; what is unknown or does not fit is told."""
         session.update("CREATE SCHEMA s")
@@ -713,3 +744,61 @@ class TestRegistry:
             session.update("BEGIN; INSERT INTO t VALUES (1)")
         with opened(database) as engine:
             assert rows(engine.sessions.open(), "SELECT count(*) FROM t") == [(0,)]
+
+
+_FATAL = """
+import os, resource, signal, sys, time
+import ducktower
+from ducktower.config import EngineConfig
+from ducktower.engine import Engine
+
+engine = Engine(EngineConfig(database=sys.argv[1]))
+session, other = engine.sessions.open(), engine.sessions.open()
+session.update("CREATE TABLE t (i INTEGER); INSERT INTO t VALUES (1)")
+session.update("CREATE TABLE filler AS SELECT i, hash(i) AS h FROM range(200000) r(i)")
+transaction = session.begin()
+session.query("FROM t")
+other.update("CREATE TEMP TABLE mine AS SELECT 1 AS i")
+size = os.stat(sys.argv[1]).st_size
+resource.setrlimit(resource.RLIMIT_FSIZE, (size, resource.RLIM_INFINITY))
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+end = time.monotonic() + 30
+while engine.health()["fatal_errors"] == 0 and time.monotonic() < end:
+    try:
+        engine.checkpoint()
+    except ducktower.DucktowerError as error:
+        print("checkpoint", error.code)
+resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+while engine.health()["status"] != "serving" and time.monotonic() < end:
+    time.sleep(0.01)
+for work in (
+    lambda: session.query("FROM t"),
+    lambda: session.end(transaction, commit=True),
+    lambda: print("rows", session.query("FROM t").rows),
+    lambda: other.query("FROM mine"),
+    lambda: print("rows", other.query("FROM t").rows),
+    lambda: print("stored", other.update("INSERT INTO t VALUES (3)")),
+):
+    try:
+        work()
+    except ducktower.DucktowerError as error:
+        print(error.code, error.message)
+print("status", engine.health()["status"], engine.health()["fatal_errors"], engine.statistics()["cursors"])
+engine.close()
+"""
+
+
+def test_a_fatal_error_of_the_database(database: Path) -> None:
+    """It is opened again although sessions had cursors; an open transaction says that it was lost, others go on."""
+    done = subprocess.run(
+        [sys.executable, "-c", _FATAL, str(database)], capture_output=True, text=True, timeout=90, check=False
+    )
+    said = [line for line in done.stdout.splitlines() if not line.startswith("checkpoint")]
+    assert said[0].startswith("INVALID_SQL the transaction failed earlier"), (said, done.stderr)
+    assert "reopened" in said[0]
+    assert said[1].startswith("INVALID_SQL nothing was stored")
+    assert said[2] == "rows 1"
+    assert said[3].startswith("TABLE_NOT_FOUND")
+    assert said[4:6] == ["rows 1", "stored 1"]
+    assert said[6].startswith("status serving 1 ")
+    assert done.returncode == 0

@@ -79,10 +79,26 @@ def parsed(cursor: Any, sql: str, bytes_max: int) -> list[Any]:
         kind = kind_of(statement)
         if kind == "":
             raise Forbidden("this kind of statement is not offered")
+        if kind in ("ATTACH", "DETACH"):
+            _refuse_attaching(cursor, statement, kind)
         # DuckDB lets the settings that a session may change be changed for everybody, too: not here.
         if kind in ("SET", "PRAGMA") and _GLOBAL.search(without_comments(statement.query)):
             raise Forbidden("SET GLOBAL is not offered: settings belong to the server, or to your session")
     return statements
+
+
+def _refuse_attaching(cursor: Any, statement: Any, kind: str) -> None:
+    """Refuse to change what is attached, which is the same for everybody, unless the operator opened that.
+
+    DuckDB's sandbox refuses files, but lets databases in memory come and the served one go.
+    """
+    (opened,) = cursor.execute("SELECT current_setting('enable_external_access')").fetchone()
+    if not opened:
+        raise Forbidden(f"{kind} is not offered: this server serves one database")
+    first = "SELECT database_name FROM duckdb_databases() WHERE NOT internal ORDER BY database_oid LIMIT 1"
+    (served,) = cursor.execute(first).fetchone()
+    if kind == "DETACH" and str(served).lower() in statement.query.lower():
+        raise Forbidden(f'"{served}" is the served database')
 
 
 def script(cursor: Any, sql: str, bytes_max: int) -> list[Any]:
