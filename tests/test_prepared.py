@@ -201,6 +201,18 @@ class TestParameters:
         with prepared.query().reader as reader:
             assert reader.read_all().column("x").to_pylist() == [wanted]
 
+    def test_a_uuid_of_arrow_s_own(self, session: Session) -> None:
+        """Arrow's extension type for UUIDs is one, bound to a query and stored by many rows."""
+        keys = [uuid.uuid4() for _ in range(3)]
+        session.update("CREATE TABLE x (u UUID)")
+        array = pa.ExtensionArray.from_storage(pa.uuid(), pa.array([key.bytes for key in keys], pa.binary(16)))
+        assert session.prepare("INSERT INTO x VALUES (?)").update(pa.table({"0": array})) == 3
+        found = session.prepare("SELECT count(*) AS n FROM x WHERE u = ?")
+        found.bind(pa.table({"0": array.slice(1, 1)}))
+        with found.query().reader as reader:
+            assert reader.read_all().to_pylist() == [{"n": 1}]
+        assert rows(session, "SELECT u::VARCHAR FROM x") == [(str(key),) for key in keys]
+
     def test_nanoseconds(self, session: Session) -> None:
         """They are not cut to what Python's times hold."""
         prepared = session.prepare("SELECT ?::TIMESTAMP_NS = '2026-02-28 12:00:00.000000001'::TIMESTAMP_NS AS same")

@@ -182,6 +182,16 @@ class TestSmallInserts:
             session, "SELECT COLUMNS(*)::VARCHAR FROM slow"
         )
 
+    @pytest.mark.parametrize("kind", ["BIT", "UNION(n INTEGER, s VARCHAR)", "UNION(b BIGINT, n INTEGER)", "VARIANT"])
+    def test_columns_that_remember_the_type_of_a_value(self, session: Session, kind: str) -> None:
+        """They get what the text says, not what it would be after Arrow."""
+        session.update(f"CREATE TABLE quick (c {kind}); CREATE TABLE slow (c {kind})")
+        for value in ("5", "-1"):
+            session.update(f"INSERT INTO quick VALUES ({value})")
+            session.update(f"INSERT INTO slow VALUES ({value}) -- in DuckDB's own way")
+        found = "SELECT c::VARCHAR, length(c::VARCHAR) FROM "
+        assert rows(session, found + "quick") == rows(session, found + "slow")
+
     @pytest.mark.parametrize(
         ("sql", "kind"),
         [
@@ -379,6 +389,16 @@ class TestTransactionsInSQL:
             session.update("DELETE FROM t")
         session.update("ROLLBACK")
         assert count(session) == 3
+
+    def test_read_only_under_an_id(self, session: Session) -> None:
+        """READ ONLY holds for the one transaction that began so."""
+        transaction = session.begin()
+        session.update("BEGIN TRANSACTION READ ONLY")
+        assert count(session) == 3
+        session.update("COMMIT")
+        assert session.update("DELETE FROM t") == 3
+        session.end(transaction, commit=True)
+        assert count(session) == 0
 
     def test_under_an_id(self, session: Session, other: Session) -> None:
         """COMMIT in SQL stores what was done; the id stays good for what comes after."""

@@ -77,7 +77,7 @@ class EngineConfig(_Checked):
     """Largest result of `execute` (RETURNING); past it the statement is rolled back."""
     sessions_max: int = 1_024
     """Sessions at once; past it a new one is refused with OVERLOADED."""
-    session_cursors_max: int = 128
+    session_cursors_max: int = 512
     """Sessions at once that keep a cursor: an open transaction, temporary tables, settings of their own."""
     session_idle_seconds: float = 3_600.0
     """A session that asked nothing for so long is closed, its transaction rolled back."""

@@ -27,6 +27,8 @@ from .session_turns import Turns
 
 __all__ = ["Session"]
 
+_CLOSE_WAIT_SECONDS = 5.0
+
 
 class Session:
     """Safe from any thread. Statements without state run beside each other, those on the own cursor take turns."""
@@ -167,7 +169,9 @@ class Session:
         if table.num_rows == 1:
             return None
         with self._turns.call("statement", insert.into_sql, caller) as own_call:
-            return self._runs.stored(lambda: insert_rows(own_call.cursor, insert, table))
+            return self._runs.stored(
+                lambda: insert_rows(own_call.cursor, insert, table), in_steps=False, makes_table=False
+            )
 
     def redescribe(self, script: list[Any], values: Parameters) -> Description:
         """Describe a script again, now that its parameters' values are known."""
@@ -187,7 +191,9 @@ class Session:
                 return int(self._parts.put(ingest.target(self._parts), reader, caller).rows)
         with self._turns.call("upload", ingest.table, caller) as own_call:
             rows = self._runs.stored(
-                lambda: ingest.store(own_call.cursor, self._parts, reader, own_call.call), in_steps=True
+                lambda: ingest.store(own_call.cursor, self._parts, reader, own_call.call),
+                in_steps=True,
+                makes_table=ingest.may_make_table,
             )
             self._own.kept = self._own.kept or ingest.temporary
             return rows
@@ -245,13 +251,16 @@ class Session:
         with self._turns.at_once():
             pass
 
-    def close(self) -> None:
-        """Cancel what runs, roll back, forget everything. Twice is harmless."""
+    def close(self, *, wait_seconds: float = _CLOSE_WAIT_SECONDS) -> None:
+        """Cancel what runs, roll back, forget everything. Twice is harmless.
+
+        What takes longer to end than `wait_seconds` gives the cursor back at its end.
+        """
         self._activity.close()
         with self._lock:
             self._prepared.clear()
         self.cancel()
-        self._turns.close()
+        self._turns.close(wait_seconds)
 
     # -- within ---------------------------------------------------------------------------------------
 

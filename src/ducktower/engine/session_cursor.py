@@ -25,17 +25,22 @@ class Transaction:
     A client that turned autocommit off has one open at all times: an idle one costs no cursor and no snapshot.
     """
 
-    def __init__(self, *, named: bool, begin_sql: str = "BEGIN TRANSACTION") -> None:
+    def __init__(self, *, named: bool) -> None:
         self.id = secrets.token_bytes(16) if named else None  # None: begun and ended by SQL alone
-        self.begin_sql = begin_sql
         self.restart()
 
     def restart(self) -> None:
         """Be as new: after COMMIT or ROLLBACK in SQL a named transaction goes on with an empty one."""
+        self.begin_sql = "BEGIN TRANSACTION"
         self.started = False
         self.writes = False
         self.changes_tables = False
         self.failure: DucktowerError | None = None
+
+    def wrote(self, changes_tables: bool) -> None:  # noqa: FBT001 - it is the one thing there is to tell
+        """Remember that there is something to commit, and whether tables are other ones then."""
+        self.writes = True
+        self.changes_tables = self.changes_tables or changes_tables
 
     def usable(self) -> None:
         """Raise what a statement in an aborted transaction is answered with."""

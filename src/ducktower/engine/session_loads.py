@@ -75,6 +75,11 @@ class Ingest:
         call.check()
         return rows
 
+    @property
+    def may_make_table(self) -> bool:
+        """Whether the table may be another one afterwards."""
+        return self._mode() != "append"
+
     def _mode(self) -> Mode:
         if self.if_exists == "fail":
             return "create"

@@ -128,8 +128,7 @@ class Runs:
         if transaction is None:
             return self._autocommitted(own_call.cursor, [statement], parameters, own_call.call)
         self._enter(own_call.cursor, statement, parameters)
-        transaction.writes = True
-        transaction.changes_tables = transaction.changes_tables or statements.changes_tables(statement)
+        transaction.wrote(statements.changes_tables(statement))
         if isinstance(parameters, Rows):
             return self._ran(*self._parts.scripts.for_each(own_call.cursor, statement, parameters))
         return self._ran(*self._parts.scripts.last(own_call.cursor, statement, parameters))
@@ -145,7 +144,8 @@ class Runs:
             parameters,
             call,
             config,
-            lambda: self._turns.ended_reading(call),
+            # Taken whole it ended well; later on nobody tells how it ends.
+            lambda: self._turns.ended_reading(call) if own_call.keep else self._turns.ended(call),
             whole_bytes_max=config.session_result_bytes_max,
         )
         own_call.keep = True
@@ -212,17 +212,17 @@ class Runs:
                 if transaction.changes_tables:
                     self._parts.tables_changed()
 
-    def stored(self, store: Callable[[], int], *, in_steps: bool = False) -> int:
+    def stored(self, store: Callable[[], int], *, in_steps: bool, makes_table: bool) -> int:
         """Run `store` on the own cursor, in the open transaction or else in one of its own. Called with the turn.
 
         When it takes several steps a failure fails the open transaction: they cannot be taken back alone.
         """
         transaction = self._own.transaction
         if transaction is None:
-            return self._stored_alone(store)
+            return self._stored_alone(store, makes_table=makes_table)
         transaction.usable()
         self._own.begin()
-        transaction.writes = transaction.changes_tables = True
+        transaction.wrote(makes_table)
         try:
             return store()
         except BaseException as error:
@@ -230,11 +230,11 @@ class Runs:
                 self._own.fail(error)
             raise
 
-    def _stored_alone(self, store: Callable[[], int]) -> int:
+    def _stored_alone(self, store: Callable[[], int], *, makes_table: bool) -> int:
         self._own.transaction = transaction = Transaction(named=False)
         try:
             self._own.begin()
-            transaction.writes = transaction.changes_tables = True
+            transaction.wrote(makes_table)
             rows = store()
             self.commit()
         except BaseException:

@@ -19,8 +19,6 @@ from .session_cursor import SessionCursor
 
 __all__ = ["OwnCall", "Turns"]
 
-_CLOSE_WAIT_SECONDS = 5.0
-
 
 @dataclass(slots=True)
 class OwnCall:
@@ -106,12 +104,9 @@ class Turns:
         finally:
             self._let_go()
 
-    def close(self) -> None:
-        """Roll back and give the cursor back, waiting a while for what runs on it.
-
-        When that takes longer, what runs does it at its end.
-        """
-        if self._turn.acquire(timeout=_CLOSE_WAIT_SECONDS):
+    def close(self, wait_seconds: float) -> None:
+        """Roll back and give the cursor back, waiting for what runs on it, which does it itself when it is later."""
+        if self._turn.acquire(timeout=wait_seconds):
             self._let_go()
 
     def _take(self) -> None:

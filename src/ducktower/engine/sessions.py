@@ -98,10 +98,10 @@ class Sessions:
                 self.close(session.id)
 
     def close_all(self) -> None:
-        """Close every session."""
+        """Close every session, without waiting for what still runs."""
         self.close_idle()
         for session in self._all():
-            self.close(session.id)
+            session.close(wait_seconds=0)
 
     def _all(self) -> list[Session]:
         with self._lock:

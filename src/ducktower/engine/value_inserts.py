@@ -34,8 +34,11 @@ _LITERAL = re.compile(
     r"\s*(?:(?P<null>NULL\b)|(?P<bool>TRUE\b|FALSE\b)|(?P<text>'(?:[^']|'')*')|(?P<number>-?\d+(?:\.\d+)?)(?![\w.]))\s*",
     re.IGNORECASE,
 )
+_TELLS_TYPES = re.compile(r"\b(BIT|UNION|VARIANT)\b")
+"""Types that keep, in what is stored, of which type a value was: there an Arrow type must not stand for another."""
+
 _LITERALS_BYTES_MAX = 16 * 1024
-_INT64 = range(-(2**63), 2**63)
+_INT32, _INT64 = range(-(2**31), 2**31), range(-(2**63), 2**63)
 _DECIMAL_DIGITS_MAX = 18
 
 
@@ -70,18 +73,15 @@ class PlainInsert(NamedTuple):
         if len(self.path) == 2 and self.path[0].lower() in (parts.catalog.lower(), "temp", "system"):
             return None
         target = Target(self.path[-1], self.path[-2] if len(self.path) > 1 else "main")
-        columns = self.columns if self.columns is not None else _columns(parts, target)
-        if columns is None or len(columns) != len(self.order):
+        try:
+            with parts.cursors.open("internal", "description", target.label, None) as (lease, _):
+                known = table_columns(lease.cursor, parts.catalog, target)
+        except DucktowerError:
+            return None
+        columns = self.columns if self.columns is not None else tuple(column.name for column in known)
+        if len(columns) != len(self.order) or any(_TELLS_TYPES.search(column.type) for column in known):
             return None
         return target, self.arranged(table).rename_columns(list(columns)).to_reader()
-
-
-def _columns(parts: Parts, target: Target) -> tuple[str, ...] | None:
-    try:
-        with parts.cursors.open("internal", "description", target.label, None) as (lease, _):
-            return tuple(column.name for column in table_columns(lease.cursor, parts.catalog, target))
-    except DucktowerError:
-        return None
 
 
 def parametrised(sql: str) -> PlainInsert | None:
@@ -183,10 +183,17 @@ def _column(values: list[Any]) -> Any:
         return None
     kind = kinds.pop()
     if kind is int:
-        return pa.array(values, pa.int64()) if all(v is None or v in _INT64 for v in values) else None
+        return _integers(values)
     if kind is Decimal:
         return _decimals(values)
     return pa.array(values, pa.bool_() if kind is bool else pa.string())
+
+
+def _integers(values: list[int | None]) -> Any:
+    for kind, fits in ((pa.int32(), _INT32), (pa.int64(), _INT64)):
+        if all(value is None or value in fits for value in values):
+            return pa.array(values, kind)
+    return None
 
 
 def _decimals(values: list[Decimal | None]) -> Any:
