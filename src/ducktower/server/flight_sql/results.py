@@ -23,7 +23,7 @@ __all__ = ["Listening", "Results"]
 
 log = logging.getLogger(__name__)
 
-_HANDLE_BYTES = 18
+_HANDLE_BYTES = 16
 
 
 class Listening:
@@ -95,7 +95,7 @@ class Results:
 
     def hold(self, reader: Any, listening: Listening, principal: str, session_id: str) -> bytes:
         """Keep a reader until it is taken, for `results_waiting_seconds` at most; return its handle."""
-        handle = secrets.token_urlsafe(_HANDLE_BYTES).encode()
+        handle = secrets.token_bytes(_HANDLE_BYTES)
         listening.move(None)
         with self._lock:
             first = not self._waiting
