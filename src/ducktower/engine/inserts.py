@@ -83,6 +83,8 @@ def source_columns(cursor: Any, sent: pa.Schema) -> list[Column]:
         return []
     try:
         types = _types(cursor, sent)
+    except (duckdb.InterruptException, duckdb.TransactionException):
+        raise
     except (duckdb.Error, pa.ArrowException) as error:
         for field in sent:
             try:

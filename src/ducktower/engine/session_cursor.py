@@ -7,7 +7,6 @@ to that.
 
 from __future__ import annotations
 
-import contextlib
 import secrets
 
 import duckdb
@@ -17,6 +16,8 @@ from .database import Database, Lease
 from .failures import translate
 
 __all__ = ["SessionCursor", "Transaction"]
+
+_ROLLBACK_TRIES = 100
 
 
 class Transaction:
@@ -103,11 +104,21 @@ class SessionCursor:
 
     def rollback(self) -> None:
         """Roll back what is open; harmless when nothing is."""
-        if self._lease is not None and self.transaction is not None:
-            with contextlib.suppress(duckdb.Error):
-                self._lease.cursor.execute("ROLLBACK")
         if self.transaction is not None:
             self.transaction.started = False
+        if self._lease is None:
+            return
+        for _ in range(_ROLLBACK_TRIES):
+            try:
+                self._lease.cursor.execute("ROLLBACK")
+            except duckdb.TransactionException:
+                return  # nothing was open
+            except duckdb.Error:
+                continue  # interrupted: a call that is to end is told so again and again
+            return
+        self._lease.close()  # which rolls back, and costs what was kept
+        self._lease = None
+        self.kept = False
 
     def fail(self, error: BaseException) -> None:
         """Roll back now; every further statement of the transaction is told why, until its client ends it."""
@@ -117,14 +128,20 @@ class SessionCursor:
             self.transaction.failure = translate(error)
 
     def look_after(self, error: BaseException) -> None:
-        """After a failure, find out whether the transaction survived it."""
+        """After a failure, find out whether the transaction survived it; without one, see to it that none is left.
+
+        An interrupt can have hit the ROLLBACK of whatever failed.
+        """
         transaction = self.transaction
-        if transaction is None or not transaction.started or transaction.failure is not None:
-            return
-        try:
-            self.lease().cursor.execute("SELECT 1").fetchall()
-        except duckdb.Error:
-            self.fail(error)
+        if transaction is None or not transaction.started:
+            self.rollback()
+        elif transaction.failure is not None:
+            self.fail(transaction.failure)
+        elif self._lease is not None:
+            try:
+                self._lease.cursor.execute("SELECT 1").fetchall()
+            except duckdb.Error:
+                self.fail(error)
 
     def settle(self) -> None:
         """Give the cursor back when nothing is kept on it, or when its database is gone."""
