@@ -81,6 +81,7 @@ class Turns:
         """End a call: look after the transaction when it may have failed, give the turn back. Twice is harmless."""
         if not self._activity.discard(call):
             return
+        error = error or call.error()  # an interrupt can have come too late for the statement, not for its transaction
         self._cursors.calls.finish(call)  # before the look: nothing must interrupt it
         try:
             if error is not None:
