@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import base64
+import json
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -109,7 +111,10 @@ def test_sessions_are_bounded(database: Path) -> None:
             cursor.execute("SELECT 1")
 
 
-@pytest.mark.parametrize("sent", ["Basic !!!", "Basic " + base64.b64encode(b"nocolon").decode(), "Digest x"])
+LONG_NAME = "Basic " + base64.b64encode(b"x" * 300 + b":p").decode()
+
+
+@pytest.mark.parametrize("sent", ["Basic !!!", "Basic " + base64.b64encode(b"nocolon").decode(), "Digest x", LONG_NAME])
 def test_credentials_that_cannot_be_read_are_refused(server: ducktower.FlightServer, sent: str) -> None:
     """With UNAUTHENTICATED."""
     with RawFlightSql(server.url, authorization=sent) as raw, pytest.raises(flight.FlightUnauthenticatedError):
@@ -172,3 +177,26 @@ def test_handles_of_another_principal_are_unknown(server: ducktower.FlightServer
             other.fetch(info)
         assert mine.fetch(info).num_rows == 1
         mine.end(transaction)
+
+
+def test_an_operator_sees_sessions(connect: Any, client: ducktower.FlightClient, raw: flight.FlightClient) -> None:
+    """The action `sessions` names them beside the calls that run."""
+    client.execute("CREATE TABLE t (n INTEGER)")
+    with connect(autocommit=False, username="ada", password="x").cursor() as cursor:
+        cursor.execute("INSERT INTO t VALUES (1)")
+        (answer,) = raw.do_action(flight.Action("sessions", b""))
+        (session,) = json.loads(answer.body.to_pybytes())["flight_sql"]
+        assert (session["principal"], session["in_transaction"]) == ("ada", True)
+
+
+def test_a_closed_server_leaves_no_thread(database: Path) -> None:
+    """With sessions, transactions and results open, closing the server ends them all."""
+    before = set(threading.enumerate())
+    with ducktower.serve(str(database)) as server, RawFlightSql(server.url) as raw:
+        raw.update("CREATE TABLE t (n INTEGER)")
+        raw.update("INSERT INTO t VALUES (1)", raw.begin())
+        raw.prepare("SELECT 1")
+        raw.info(m.CommandStatementQuery(query="SELECT * FROM range(10_000_000)"))
+    until(lambda: set(threading.enumerate()) <= before, "the end of every thread")
+    with ducktower.serve(str(database)) as server, RawFlightSql(server.url) as raw:
+        assert raw.query("SELECT count(*) AS n FROM t")["n"].to_pylist() == [0]

@@ -16,6 +16,9 @@ from ..errors import Forbidden, InvalidArgument, Unauthenticated
 
 __all__ = ["Authenticator", "check_address"]
 
+_USER_MAX = 256
+"""A name travels in every session token, and headers are bounded."""
+
 
 class Authenticator:
     """Turns credentials into a principal: a name. There are no users yet, so all are accepted, and none too.
@@ -58,6 +61,8 @@ def _user_and_password(credentials: str) -> tuple[str, str]:
     user, colon, password = text.partition(":")
     if not colon:
         raise Unauthenticated("the Basic credentials are not base64 of user:password")
+    if len(user) > _USER_MAX:
+        raise Unauthenticated(f"the user's name has {len(user)} characters, the limit is {_USER_MAX}")
     return user, password
 
 

@@ -149,6 +149,8 @@ class Visits(flight.ServerMiddlewareFactory):
             with self._lock:
                 session = self._sessions.find(token.session_id)
                 if session is None:
+                    if token.session_id in self._closed:
+                        raise Unauthenticated("the session was closed; connect again")
                     session = self._sessions.open(token.principal, session_id=token.session_id)
                     if unclaimed:
                         self._remember_unclaimed(session.id)

@@ -17,7 +17,7 @@ from weakref import WeakValueDictionary
 
 from ...config import ServerConfig
 from ...engine import Caller
-from ...errors import InvalidArgument, Overloaded
+from ...errors import InvalidArgument, Overloaded, Unavailable
 
 __all__ = ["Listening", "Results"]
 
@@ -94,10 +94,15 @@ class Results:
             raise Overloaded(f"{self._max} results wait to be fetched already")
 
     def hold(self, reader: Any, listening: Listening, principal: str, session_id: str) -> bytes:
-        """Keep a reader until it is taken, for `results_waiting_seconds` at most; return its handle."""
+        """Keep a reader until it is taken, for `results_waiting_seconds` at most; return its handle.
+
+        Raises Unavailable when the server stops.
+        """
         handle = secrets.token_bytes(_HANDLE_BYTES)
         listening.move(None)
         with self._lock:
+            if self._closed:
+                raise Unavailable("the server is stopping")
             first = not self._waiting
             self._waiting[handle] = _Waiting(reader, listening, principal, session_id, time.monotonic() + self._seconds)
             self._listening[handle] = listening

@@ -155,7 +155,13 @@ class Statements:
             ran = run(listening.caller())
         finally:
             listening.move(None)
-        handle = self._results.hold(ran.reader, listening, ask.visit.principal, session.id)
+        try:
+            if ask.caller.gone():
+                raise Cancelled("the client went away before its result was there")
+            handle = self._results.hold(ran.reader, listening, ask.visit.principal, session.id)
+        except BaseException:
+            ran.reader.close()
+            raise
         return flight_info(ran.reader.schema, ask.descriptor, ticket_of(handle), ran.rows)
 
     def _parameters(self, ask: Ask[Any]) -> pa.Table | None:
