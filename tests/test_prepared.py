@@ -282,6 +282,14 @@ class TestParameters:
         with pytest.raises(ducktower.InvalidArgument, match="has 0 parameters"):
             session.prepare("SELECT 1").bind(parameters(1))
 
+    def test_parameters_of_a_script(self, session: Session) -> None:
+        """They go to its last statement, also when that needs what the ones before it make."""
+        prepared = session.prepare("CREATE OR REPLACE TABLE u (a INTEGER, b VARCHAR); INSERT INTO u VALUES (?, ?)")
+        assert prepared.description.parameter_schema.names == ["1", "2"]
+        assert prepared.update(parameters(1, "x")) == 1
+        assert prepared.update(pa.table({"0": [5, 6], "1": ["y", "z"]})) == 2
+        assert rows(session, "FROM u") == [(5, "y"), (6, "z")]
+
     def test_bounded(self, database: Path) -> None:
         """Parameters past their limit are refused, and statements past theirs."""
         with opened(database, bound_bytes_max=1000, prepared_max=2) as engine:

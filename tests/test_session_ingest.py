@@ -12,6 +12,7 @@ import pytest
 import ducktower
 from ducktower.engine import Caller, Engine, Ingest, Session
 from support.engines import batches, opened, rows
+from support.threads import together
 
 MODES: dict[str, dict[str, Any]] = {
     "create": {"if_missing": "create", "if_exists": "fail"},
@@ -126,6 +127,15 @@ class TestModes:
         table = pa.table({"I": [1], "v": pa.array(["a"]).dictionary_encode()})
         assert session.ingest(Ingest(table="x", **MODES["append"]), table.to_reader()) == 1
         assert rows(session, "FROM x") == [(7, "a", 1)]
+
+    @pytest.mark.parametrize("mode", ["create_append", "replace"])
+    def test_many_at_once(self, engine: Engine, mode: str) -> None:
+        """Sessions with state that make one table at once do it one after the other: no conflict is shown."""
+        sessions = [engine.sessions.open() for _ in range(6)]
+        for one in sessions:
+            one.update("CREATE TEMP TABLE something (i INTEGER)")
+        assert together(6, lambda n: sessions[n].ingest(Ingest(table="x", **MODES[mode]), small())) == [3] * 6
+        assert rows(sessions[0], "SELECT count(*) FROM x") == [(18 if mode == "create_append" else 3,)]
 
     def test_no_rows(self, session: Session) -> None:
         """A table is made of columns alone."""

@@ -341,7 +341,18 @@ class TestTransactionsInSQL:
     """BEGIN, COMMIT and ROLLBACK as statements."""
 
     @pytest.mark.parametrize("begin", ["BEGIN", "BEGIN TRANSACTION", "START TRANSACTION", "-- now\nbegin;"])
-    @pytest.mark.parametrize(("end", "seen"), [("COMMIT", 4), ("END", 4), ("ROLLBACK", 3), ("ABORT;", 3)])
+    @pytest.mark.parametrize(
+        ("end", "seen"),
+        [
+            ("COMMIT", 4),
+            ("END", 4),
+            ("-- rollback\rCOMMIT", 4),
+            ("/* /* abort */ rollback */ commit;", 4),
+            ("ROLLBACK", 3),
+            ("ABORT;", 3),
+            ("/* commit */ Rollback Transaction -- commit", 3),
+        ],
+    )
     def test_every_spelling(self, session: Session, other: Session, begin: str, end: str, seen: int) -> None:
         """They do what they say."""
         session.update(begin)
@@ -450,7 +461,14 @@ class TestState:
         zone = "SELECT current_setting('TimeZone')"
         assert rows(session, zone) == [("Asia/Tokyo",)]
         assert rows(other, zone) != [("Asia/Tokyo",)]
-        for sql in ("SET GLOBAL TimeZone = 'Asia/Tokyo'", "set/**/global timezone='UTC'", "RESET GLOBAL TimeZone"):
+        for sql in (
+            "SET GLOBAL TimeZone = 'Asia/Tokyo'",
+            "set/**/global timezone='UTC'",
+            "SET -- x\rGLOBAL TimeZone = 'Asia/Tokyo'",
+            "SET /* ' */ GLOBAL /* ' */ TimeZone = 'Asia/Tokyo'",
+            "SELECT 1; SET GLOBAL TimeZone = 'Asia/Tokyo'",
+            "RESET GLOBAL TimeZone",
+        ):
             with pytest.raises(ducktower.Forbidden, match="SET GLOBAL"):
                 session.update(sql)
         for sql in ("SET threads = 1", "SET enable_external_access = true", "SET allowed_configs = ['threads']"):

@@ -54,15 +54,16 @@ class Describer:
     def describe(self, cursor: Any, script: Sequence[Any], values: Any = None) -> Description:
         """Describe the last statement of a script; `values` (list or dict) settle what hangs on them.
 
-        When a script's last statement needs what the ones before it make, it is described as an update that
-        takes nothing. Raises DuckDB's errors for a single statement that cannot be bound.
+        When a script's last statement needs what the ones before it make, only the names of its parameters are
+        known. Raises DuckDB's errors for a single statement that cannot be bound.
         """
         if len(script) == 1:
             return self._one(cursor, script[0], values)
         try:
             return self._one(cursor, script[-1], values)
         except duckdb.Error:
-            return Description(pa.schema([]), pa.schema([]), not is_query(script[-1]), settled=False)
+            takes = pa.schema([(name, pa.string()) for name in ordered_names(sorted(script[-1].named_parameters))])
+            return Description(pa.schema([]), takes, not is_query(script[-1]), settled=False)
 
     def _one(self, cursor: Any, statement: Any, values: Any) -> Description:
         # The binder has no public door in DuckDB 2.0: the version is pinned, and tests call it with every type.

@@ -20,7 +20,7 @@ from .parameters import Parameters, Rows
 from .prepared import Prepared
 from .session_activity import Activity
 from .session_cursor import SessionCursor, Transaction
-from .session_loads import Ingest, insert_rows
+from .session_loads import Ingest, Loading, insert_rows
 from .session_parts import Parts
 from .session_runs import Ran, Runs
 from .session_turns import Turns
@@ -169,9 +169,7 @@ class Session:
         if table.num_rows == 1:
             return None
         with self._turns.call("statement", insert.into_sql, caller) as own_call:
-            return self._runs.stored(
-                lambda: insert_rows(own_call.cursor, insert, table), in_steps=False, makes_table=False
-            )
+            return self._runs.stored(lambda: insert_rows(own_call.cursor, insert, table), own_call.call)
 
     def redescribe(self, script: list[Any], values: Parameters) -> Description:
         """Describe a script again, now that its parameters' values are known."""
@@ -190,10 +188,13 @@ class Session:
             with self._activity.busy():
                 return int(self._parts.put(ingest.target(self._parts), reader, caller).rows)
         with self._turns.call("upload", ingest.table, caller) as own_call:
+            loading = Loading(ingest, self._parts, reader, own_call.call)
             rows = self._runs.stored(
-                lambda: ingest.store(own_call.cursor, self._parts, reader, own_call.call),
+                lambda: loading.store(own_call.cursor),
+                own_call.call,
                 in_steps=True,
                 makes_table=ingest.may_make_table,
+                may_try_again=loading.may_try_again,
             )
             self._own.kept = self._own.kept or ingest.temporary
             return rows

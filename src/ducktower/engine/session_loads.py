@@ -33,7 +33,7 @@ from .session_parts import Parts
 from .value_inserts import PlainInsert
 from .words import Mode, Target
 
-__all__ = ["Ingest", "insert_rows"]
+__all__ = ["Ingest", "Loading", "insert_rows"]
 
 _TEMPORARY_CATALOG = "temp"
 
@@ -52,35 +52,21 @@ class Ingest:
 
     def target(self, parts: Parts) -> Target:
         """Return the target of a session without state."""
-        self._check_catalog(parts)
-        target = Target(self.table, self.schema or "main", self._mode())
+        self.check_catalog(parts)
+        target = Target(self.table, self.schema or "main", self.mode)
         if self._needs_look():
             with parts.cursors.open("internal", "look at a table", target.label, None) as (lease, _):
-                self._look(lease.cursor, parts.catalog, target)
+                self.look(lease.cursor, parts.catalog, target)
         return target
-
-    def store(self, cursor: Any, parts: Parts, reader: Any, call: Call) -> int:
-        """Store the rows on the own cursor; return how many."""
-        self._check_catalog(parts)
-        catalog = _TEMPORARY_CATALOG if self.temporary else parts.catalog
-        schema = "main" if self.temporary else self.schema or _current_schema(cursor)
-        target = Target(self.table, schema, self._mode())
-        sent = plain_schema(reader.schema)
-        if sent != reader.schema.remove_metadata():
-            reader = reader.cast(sent)
-        self._look(cursor, catalog, target)
-        self._make(cursor, catalog, target, sent)
-        rows = _inserted(cursor, catalog, target, sent, reader)
-        # A client that was killed looks like one that finished: ask before it is too late.
-        call.check()
-        return rows
 
     @property
     def may_make_table(self) -> bool:
         """Whether the table may be another one afterwards."""
-        return self._mode() != "append"
+        return self.mode != "append"
 
-    def _mode(self) -> Mode:
+    @property
+    def mode(self) -> Mode:
+        """The two words in one."""
         if self.if_exists == "fail":
             return "create"
         if self.if_exists == "replace":
@@ -90,46 +76,76 @@ class Ingest:
     def _needs_look(self) -> bool:
         return self.if_missing == "fail" and self.if_exists != "append"
 
-    def _look(self, cursor: Any, catalog: str, target: Target) -> None:
+    def look(self, cursor: Any, catalog: str, target: Target) -> None:
+        """Raise TableNotFound when the table must be there and is not."""
         if self._needs_look() and not table_exists(cursor, catalog, target):
             raise TableNotFound(f'table "{target.label}" does not exist')
 
-    def _make(self, cursor: Any, catalog: str, target: Target, sent: Any) -> None:
-        if target.mode == "append":
-            return
-        if target.mode != "replace" and table_exists(cursor, catalog, target):
-            if target.mode == "create":
-                raise already_there(target)
-            return
-        cursor.execute(create_sql(catalog, target, sent, source_columns(cursor, sent)))
-
-    def _check_catalog(self, parts: Parts) -> None:
+    def check_catalog(self, parts: Parts) -> None:
+        """Raise InvalidArgument for a place that there is not."""
         if self.catalog and self.catalog.lower() != parts.catalog.lower():
             raise InvalidArgument(f'catalog "{self.catalog}" is not served; there is "{parts.catalog}"')
         if self.temporary and self.schema:
             raise InvalidArgument("a temporary table has no schema of its choice")
 
 
+class Loading:
+    """One ingest on a session's own cursor. Used by the thread of its call, in a transaction that its caller owns."""
+
+    def __init__(self, ingest: Ingest, parts: Parts, reader: Any, call: Call) -> None:
+        ingest.check_catalog(parts)
+        self._ingest = ingest
+        self._catalog = _TEMPORARY_CATALOG if ingest.temporary else parts.catalog
+        self._sent = plain_schema(reader.schema)
+        self._reader = reader if self._sent == reader.schema.remove_metadata() else reader.cast(self._sent)
+        self._call = call
+        self._reading = False
+
+    def may_try_again(self) -> bool:
+        """Whether no row was asked of the stream yet: it can be read once."""
+        return not self._reading
+
+    def store(self, cursor: Any) -> int:
+        """Store the rows; return how many."""
+        ingest = self._ingest
+        schema = "main" if ingest.temporary else ingest.schema or _current_schema(cursor)
+        target = Target(ingest.table, schema, ingest.mode)
+        ingest.look(cursor, self._catalog, target)
+        self._make(cursor, target)
+        rows = self._insert(cursor, target)
+        # A client that was killed looks like one that finished: ask before it is too late.
+        self._call.check()
+        return rows
+
+    def _make(self, cursor: Any, target: Target) -> None:
+        if target.mode == "append":
+            return
+        if target.mode != "replace" and table_exists(cursor, self._catalog, target):
+            if target.mode == "create":
+                raise already_there(target)
+            return
+        cursor.execute(create_sql(self._catalog, target, self._sent, source_columns(cursor, self._sent)))
+
+    def _insert(self, cursor: Any, target: Target) -> int:
+        columns = table_columns(cursor, self._catalog, target)
+        if not len(self._sent):
+            return 0
+        with _registered(cursor, self._reader) as name:
+            sql = insert_sql(cursor, self._catalog, target, self._sent, columns, name)
+            sources = source_columns(cursor, self._sent)  # now: after a failure the transaction answers nothing
+            self._reading = True
+            try:
+                cursor.execute(sql)
+            except VALUE_ERRORS as error:
+                found = translate(error)
+                if isinstance(found, InvalidSQL):
+                    raise one_of_these(found, sources, matched(target, self._sent, columns)) from error
+                raise
+            return int(cursor.rowcount)
+
+
 def _current_schema(cursor: Any) -> str:
     return str(cursor.execute("SELECT current_schema()").fetchall()[0][0])
-
-
-def _inserted(cursor: Any, catalog: str, target: Target, sent: Any, reader: Any) -> int:
-    if not len(sent):
-        table_columns(cursor, catalog, target)
-        return 0
-    with _registered(cursor, reader) as name:
-        columns = table_columns(cursor, catalog, target)
-        sql = insert_sql(cursor, catalog, target, sent, columns, name)
-        sources = source_columns(cursor, sent)  # now: after a failure the transaction answers nothing any more
-        try:
-            cursor.execute(sql)
-        except VALUE_ERRORS as error:
-            found = translate(error)
-            if isinstance(found, InvalidSQL):
-                raise one_of_these(found, sources, matched(target, sent, columns)) from error
-            raise
-        return int(cursor.rowcount)
 
 
 def insert_rows(cursor: Any, insert: PlainInsert, table: Any) -> int:

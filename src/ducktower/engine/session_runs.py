@@ -10,12 +10,16 @@ Owns that choice and what BEGIN, COMMIT and ROLLBACK mean. Must never run a stat
 from __future__ import annotations
 
 import contextlib
+import time
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from ..errors import Forbidden, InvalidSQL
+import duckdb
+
+from ..errors import Conflict, DucktowerError, Forbidden, InvalidSQL
 from . import statements
 from .calls import Call, Caller
+from .failures import translate
 from .parameters import Parameters, Rows
 from .reading import stream
 from .session_activity import Activity
@@ -26,8 +30,10 @@ from .streams import in_pieces
 
 __all__ = ["Ran", "Runs"]
 
+_PAUSE_SECONDS = 0.01
 _BEGIN_VERBS = ("BEGIN", "START")
 _COMMIT_VERBS = ("COMMIT", "END")
+_ROLLBACK_VERBS = ("ROLLBACK", "ABORT")
 
 
 class Ran(NamedTuple):
@@ -174,6 +180,8 @@ class Runs:
         """
         verb = statements.verb(statement)
         transaction = self._own.transaction
+        if verb not in (*_BEGIN_VERBS, *_COMMIT_VERBS, *_ROLLBACK_VERBS):
+            raise InvalidSQL(f'"{verb}" is no way to begin or to end a transaction here')
         if verb in _BEGIN_VERBS:
             self._begin(transaction, statement.query)
         elif transaction is None:
@@ -212,14 +220,32 @@ class Runs:
                 if transaction.changes_tables:
                     self._parts.tables_changed()
 
-    def stored(self, store: Callable[[], int], *, in_steps: bool, makes_table: bool) -> int:
+    def stored(
+        self,
+        store: Callable[[], int],
+        call: Call,
+        *,
+        in_steps: bool = False,
+        makes_table: bool = False,
+        may_try_again: Callable[[], bool] = lambda: True,
+    ) -> int:
         """Run `store` on the own cursor, in the open transaction or else in one of its own. Called with the turn.
 
-        When it takes several steps a failure fails the open transaction: they cannot be taken back alone.
+        When it takes several steps a failure fails the open transaction: they cannot be taken back alone. In one of
+        its own a conflict is tried again for `conflict_retry_seconds`.
         """
         transaction = self._own.transaction
         if transaction is None:
-            return self._stored_alone(store, makes_table=makes_table)
+            deadline = time.monotonic() + self._parts.config.conflict_retry_seconds
+            while True:
+                try:
+                    return self._stored_alone(store, makes_table=makes_table)
+                except (duckdb.Error, DucktowerError) as error:
+                    conflict = isinstance(translate(error, call), Conflict)
+                    if not (conflict and may_try_again() and time.monotonic() < deadline):
+                        raise
+                call.check()
+                time.sleep(_PAUSE_SECONDS)
         transaction.usable()
         self._own.begin()
         transaction.wrote(makes_table)
