@@ -115,6 +115,9 @@ class ServerConfig(_Checked):
     """Results of Flight SQL that wait for the DoGet which fetches them; past it a query is refused with OVERLOADED."""
     results_waiting_seconds: float = 60.0
     """How long such a result waits before it is dropped, its cursor given back, its ticket refused."""
+    client_lost_seconds: float | None = 30.0
+    """A session of Flight SQL that holds something, and whose client's connection is gone for so long, is closed;
+    None waits for `session_idle_seconds`, for proxies that close connections of clients which are still there."""
     action_bytes_max: int = 16 * MIB
     error_bytes_max: int = 4 * KIB
     """Longest error text sent: longer gRPC messages are lost on the way."""

@@ -225,6 +225,11 @@ class Session:
         with self._lock:
             return bool(self._prepared) or self._own.in_use or self.idle_seconds() == 0
 
+    @property
+    def holds_cursor(self) -> bool:
+        """Whether a cursor is kept for the session: a transaction in use, temporary tables, settings."""
+        return self._own.leased is not None
+
     # -- for the registry -----------------------------------------------------------------------------
 
     def cancel(self) -> bool:

@@ -116,7 +116,7 @@ class Listener(flight.FlightServerBase):
                 raise Unavailable("the server is stopping")
             visit: Visit = context.get_middleware(MIDDLEWARE)
             visit.check()
-            peer = context.peer()
+            visit.peer = peer = context.peer()
             yield Caller(peer, gone=context.is_cancelled, hang_up=lambda: self._hang_up(peer)), visit
         except DucktowerError as error:
             raise to_flight(error, self._config.error_bytes_max) from None

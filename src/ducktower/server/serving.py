@@ -46,6 +46,7 @@ class FlightServer:
         self._engine: Engine | None = None
         self._plain: PlainFlight | None = None
         self._sql: FlightSql | None = None
+        self._visits: Visits | None = None
         self._listener: Listener | None = None
         self._port = 0
         self._closing = threading.Lock()
@@ -60,10 +61,12 @@ class FlightServer:
             self._plain = PlainFlight(self._engine, self._config)
             host = f"[{self._config.host}]" if ":" in self._config.host else self._config.host
             self._sql = FlightSql(self._engine, self._config)
-            visits = Visits(self._engine, Authenticator(), self._config.error_bytes_max)
+            self._visits = Visits(self._engine, Authenticator(), self._config)
             location = f"grpc://{host}:{self._config.port}"
-            self._listener = Listener(location, self._config, self._plain, self._sql, visits)
+            self._listener = Listener(location, self._config, self._plain, self._sql, self._visits)
         except BaseException as error:
+            if self._visits is not None:
+                self._visits.stop()
             if self._sql is not None:
                 self._sql.close()
             if self._plain is not None:
@@ -74,6 +77,7 @@ class FlightServer:
                 raise Unavailable(f"cannot listen on {self._config.host}:{self._config.port}") from error
             raise
         self._port = int(self._listener.port)
+        self._visits.listening_on(self._port)
         # A program that forgets to close must still end, and leave a checkpointed file.
         atexit.register(self.close)
         return self
@@ -108,6 +112,8 @@ class FlightServer:
                 return
             if self._listener is not None:
                 self._listener.stop_accepting()
+            if self._visits is not None:
+                self._visits.stop()
             if self._sql is not None:
                 self._sql.close()  # results that wait hold cursors, and nobody can fetch them any more
             self._engine.close(self._config.drain_seconds)

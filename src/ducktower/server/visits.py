@@ -18,10 +18,13 @@ from typing import Any
 
 import pyarrow.flight as flight
 
+from ..config import ServerConfig
 from ..engine import Engine, Session
 from ..errors import DucktowerError, InvalidArgument, Unauthenticated
 from ..protocol.status import to_flight
 from .auth import Authenticator
+from .connections import connected
+from .lost_clients import LostClients
 from .tokens import Token, Tokens
 
 __all__ = ["MIDDLEWARE", "NoHandshake", "Visit", "Visits"]
@@ -70,6 +73,7 @@ class Visit(flight.ServerMiddleware):
         refusal: DucktowerError | None = None,
     ) -> None:
         self.principal = principal
+        self.peer = ""  # set when the call is admitted
         self._visits = visits
         self._token = token
         self._answer = answer
@@ -105,6 +109,7 @@ class Visit(flight.ServerMiddleware):
             raise Unauthenticated("this call needs a session, and its client showed none")
         else:
             session = self._visits.begin(self._token, unclaimed=self._fresh)
+        self._visits.lost_clients.seen(session, self.peer)
         try:
             yield session
         finally:
@@ -118,17 +123,30 @@ class Visit(flight.ServerMiddleware):
 class Visits(flight.ServerMiddlewareFactory):
     """Reads headers. Safe from any thread."""
 
-    def __init__(self, engine: Engine, authenticator: Authenticator, error_bytes_max: int) -> None:
+    def __init__(self, engine: Engine, authenticator: Authenticator, config: ServerConfig) -> None:
         self._sessions = engine.sessions
         self._idle_seconds = engine.config.session_idle_seconds
         self._authenticator = authenticator
-        self._error_bytes_max = error_bytes_max
+        self._error_bytes_max = config.error_bytes_max
+        self._port: int | None = None
         self._tokens = Tokens()
         self._nobody = Visit(self, "", None)
         # Guarded by _lock: everything below, and the beginning of sessions.
         self._lock = threading.Lock()
         self._closed: OrderedDict[str, float] = OrderedDict()  # ids, and when
         self._unclaimed: set[str] = set()  # ids of sessions whose token nobody has shown yet
+        self.lost_clients = LostClients(config.client_lost_seconds, self._connected, self.close)
+
+    def listening_on(self, port: int) -> None:
+        """Say where calls come in, once it is known."""
+        self._port = port
+
+    def stop(self) -> None:
+        """End the thread that looks for lost clients."""
+        self.lost_clients.close()
+
+    def _connected(self) -> set[tuple[str, int]] | None:
+        return None if self._port is None else connected(self._port)
 
     def start_call(self, info: Any, headers: dict[str, list[Any]]) -> Visit:
         """Say who calls. Refuses with UNAUTHENTICATED."""
