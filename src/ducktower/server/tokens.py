@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import hashlib
 import hmac
 import secrets
 import time
@@ -74,7 +75,8 @@ class Tokens:
         return Token(session_id, float(issued), principal)
 
     def _signature(self, body: bytes) -> bytes:
-        return hmac.digest(self._key, body, "sha256")[:_SIGNATURE_BYTES]
+        # Keyed BLAKE2 is a signature by itself, and takes a tenth of an HMAC's time: each first call gets a token.
+        return hashlib.blake2b(body, key=self._key, digest_size=_SIGNATURE_BYTES).digest()
 
 
 def _encoded(raw: bytes) -> str:
