@@ -10,7 +10,7 @@ import pyarrow as pa
 import pytest
 
 import ducktower
-from ducktower.engine import Caller, Engine, Ingest, Session
+from ducktower.engine import Caller, Engine, Ingest, Session, Target
 from support.engines import batches, opened, rows
 from support.threads import together
 
@@ -230,6 +230,34 @@ class TestTransactions:
         assert plain.ingest(Ingest(table="x", **MODES["create"]), small()) == 3
         plain.end(transaction, commit=True)
         assert rows(engine.sessions.open(), "SELECT count(i) FROM x") == [(3,)]
+
+    @pytest.mark.parametrize(
+        "replace",
+        [
+            lambda engine: engine.execute("CREATE OR REPLACE TABLE x (v VARCHAR, i BIGINT)"),
+            lambda engine: engine.execute("DROP TABLE x; CREATE TABLE x (v VARCHAR, i BIGINT)"),
+            lambda engine: engine.put(
+                Target("x", mode="replace"),
+                pa.table({"v": pa.array([], pa.string()), "i": pa.array([], pa.int64())}).to_reader(),
+            ),
+            lambda engine: engine.sessions.open().update(
+                "BEGIN; DROP TABLE x; CREATE TABLE x (v VARCHAR, i BIGINT); COMMIT"
+            ),
+            lambda engine: engine.sessions.open().update(
+                "DROP TABLE IF EXISTS x; CREATE TABLE x AS SELECT 'b' AS v, 1 AS i LIMIT 0"
+            ),
+        ],
+    )
+    def test_values_by_position_after_a_change(self, engine: Engine, plain: Session, replace: Any) -> None:
+        """An INSERT without names of columns means the table as it is, however it was changed."""
+        plain.update("CREATE TABLE x (i BIGINT, v VARCHAR)")
+        prepared = plain.prepare("INSERT INTO x VALUES (?, ?)")
+        assert prepared.update(pa.table({"0": [1], "1": ["a"]})) == 1
+        assert plain.update("INSERT INTO x VALUES (2, 'b')") == 1
+        replace(engine)
+        assert plain.update("INSERT INTO x VALUES ('1', 2)") == 1
+        assert prepared.update(pa.table({"0": ["3"], "1": [4]})) == 1
+        assert rows(plain, "SELECT v, i FROM x ORDER BY i") == [("1", 2), ("3", 4)]
 
     def test_small_writes_of_others_find_the_new_table(self, engine: Engine, plain: Session) -> None:
         """A table that was replaced in a transaction has other columns for everybody."""

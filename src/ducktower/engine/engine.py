@@ -34,6 +34,7 @@ from .describing import Describer
 from .failures import translate
 from .group_commit import GroupCommitter
 from .inserts import table_exists, table_name
+from .known_tables import KnownTables
 from .leasing import Cursors
 from .loads import Load
 from .parameters import Parameters
@@ -68,7 +69,8 @@ class Engine:
         self._committer = GroupCommitter(self._database, self._calls, self.config, self._commits, self._rows)
         self._queue = CommitQueue(self.config, self._committer.commit)
         self._cursors = Cursors(self._database, self._calls, self.config)
-        self._scripts = Scripts(self.config, tables_changed=self._committer.forget_plans)
+        self._scripts = Scripts(self.config, tables_changed=self._tables_changed)
+        self._known_tables = KnownTables(self._cursors)
         self._describer = Describer()
         self._sql_facts: SqlFacts | None = None  # the same for ever; found out by whoever asks first
         self.sessions = Sessions(
@@ -81,7 +83,8 @@ class Engine:
                 put=self.put,
                 committed=self._commits.add,
                 was_read=self._reads.add,
-                tables_changed=self._committer.forget_plans,
+                known_tables=self._known_tables,
+                tables_changed=self._tables_changed,
             )
         )
 
@@ -335,6 +338,11 @@ class Engine:
         with self._looking("foreign keys", session) as cursor:
             return keys.foreign_keys(cursor, self._database.catalog, primary, foreign, by_primary=by_primary)
 
+    def _tables_changed(self) -> None:
+        """Forget what is known of tables: one was made, dropped or altered, and that was committed."""
+        self._committer.forget_plans()
+        self._known_tables.forget()
+
     def _put_small(self, target: Target, schema: Any, batches: list[Any], nbytes: int, caller: Caller) -> Receipt:
         if not len(schema) and target.mode in ("append", "upsert"):
             self.table_info(target)  # nothing at all was sent: the table must be there all the same
@@ -381,6 +389,6 @@ class Engine:
             load = Load(lease, self._database.catalog, target, schema, call)
             rows = store(load, self.config.conflict_retry_seconds)
             if target.mode not in ("append", "upsert"):
-                self._committer.forget_plans()
+                self._tables_changed()
             self._rows.add(rows)
             return Receipt(rows, self._commits.add())

@@ -9,6 +9,7 @@ from typing import Any
 from ..config import EngineConfig
 from .calls import Caller
 from .describing import Describer
+from .known_tables import KnownTables
 from .leasing import Cursors
 from .scripts import Scripts
 from .words import Receipt, Target
@@ -25,6 +26,7 @@ class Parts:
     cursors: Cursors
     scripts: Scripts
     describer: Describer
+    known_tables: KnownTables
     put: Callable[[Target, Any, Caller | None], Receipt]
     """Store rows durably, through the commit queue when they are few."""
     committed: Callable[[], object]

@@ -14,8 +14,7 @@ from typing import Any, NamedTuple
 
 import pyarrow as pa
 
-from ..errors import DucktowerError
-from .inserts import quoted, table_columns
+from .inserts import quoted
 from .session_parts import Parts
 from .words import Target
 
@@ -73,10 +72,8 @@ class PlainInsert(NamedTuple):
         if len(self.path) == 2 and self.path[0].lower() in (parts.catalog.lower(), "temp", "system"):
             return None
         target = Target(self.path[-1], self.path[-2] if len(self.path) > 1 else "main")
-        try:
-            with parts.cursors.open("internal", "description", target.label, None) as (lease, _):
-                known = table_columns(lease.cursor, parts.catalog, target)
-        except DucktowerError:
+        known = parts.known_tables.columns(target)
+        if known is None:
             return None
         columns = self.columns if self.columns is not None else tuple(column.name for column in known)
         if len(columns) != len(self.order) or any(_TELLS_TYPES.search(column.type) for column in known):
