@@ -57,6 +57,16 @@ class TestWithoutState:
         assert session.update("DELETE FROM t WHERE i = 77") == 0
         assert session.query("SELECT * FROM t").rows == 3
 
+    def test_what_is_in_memory_is_told(self, session: Session) -> None:
+        """A result says how many bytes it holds already: all of a small one, the first batches of a large one."""
+        assert session.query("SELECT 1::BIGINT AS x").nbytes == 8
+        assert session.query("UPDATE t SET v = 'z'").nbytes == 0
+        assert session.query("UPDATE t SET v = 'z' RETURNING i").nbytes == 12
+        ran = session.query(LONG)
+        with ran.reader:
+            assert ran.rows == -1
+            assert 0 < ran.nbytes < 200_000_000
+
     def test_it_keeps_no_cursor(self, engine: Engine, session: Session) -> None:
         """Reads, writes, DDL and a begun but unused transaction leave no cursor with the session."""
         cursors = engine.statistics()["cursors"]

@@ -105,7 +105,7 @@ class Engine:
                 lease.close()
 
             self._reads.add()
-            return stream(lease.cursor, statement, parameters, call, self.config, release)[0]
+            return stream(lease.cursor, statement, parameters, call, self.config, release).reader
 
     def describe(self, sql: str, parameters: Parameters = None, caller: Caller | None = None) -> Any:
         """Return the pyarrow.Schema of a query's result without running it."""

@@ -135,7 +135,7 @@ class Prepared:
                         raise LimitExceeded(f"the results for all parameters have over {bytes_max} bytes")
                     tables.append(pa.Table.from_batches([batch]))
         table = pa.concat_tables(tables[1:] or tables)
-        return Ran(table.num_rows, in_pieces(table, self._session.config.batch_bytes_max))
+        return Ran(table.num_rows, in_pieces(table, self._session.config.batch_bytes_max), table.nbytes)
 
     def _rows(self, table: Any) -> Rows | None:
         if table.nbytes > self._bound_bytes_max:

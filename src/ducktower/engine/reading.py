@@ -13,7 +13,7 @@ from ..errors import coded_text
 from .calls import Call
 from .failures import translate_text
 from .parameters import Parameters
-from .streams import batch_rows, bounded
+from .streams import Streamed, batch_rows, bounded
 
 __all__ = ["stream"]
 
@@ -27,10 +27,8 @@ def stream(
     release: Callable[[], None],
     *,
     whole_bytes_max: int = 0,
-) -> tuple[Any, int]:
-    """Run a query; return a native pyarrow.RecordBatchReader, and its rows, -1 when they are not known yet.
-
-    Its first batch is computed already.
+) -> Streamed:
+    """Run a query; return its result as a native stream whose first batch is computed already.
 
     `release` is called once, when the result ended or was dropped, by the thread that does it. A result of up to
     `whole_bytes_max` is taken whole, and `release` is called at once.

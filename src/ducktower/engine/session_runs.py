@@ -40,11 +40,13 @@ class Ran(NamedTuple):
     """What a script's last statement did.
 
     Its result is a pyarrow.RecordBatchReader, one without columns when it gives nothing. `rows` are those it
-    changed, or those of a result that is there in whole; -1 when not counted.
+    changed, or those of a result that is there in whole; -1 when not counted. `nbytes` are those of the result that
+    are in memory now.
     """
 
     rows: int
     reader: Any
+    nbytes: int = 0
 
 
 class Runs:
@@ -92,12 +94,12 @@ class Runs:
 
                 try:
                     lease.cursor.execute("BEGIN TRANSACTION READ ONLY")
-                    reader, rows = stream(lease.cursor, statement, parameters, call, parts.config, release)
+                    streamed = stream(lease.cursor, statement, parameters, call, parts.config, release)
                 except BaseException:
                     self._activity.discard(call)
                     raise
                 parts.was_read()
-                return Ran(rows, reader)
+                return Ran(streamed.rows, streamed.reader, streamed.nbytes)
         except BaseException:
             self._activity.leave()
             raise
@@ -108,7 +110,8 @@ class Runs:
         return self._ran(rows, table)
 
     def _ran(self, rows: int, table: Any) -> Ran:
-        return Ran(rows, in_pieces(table, self._parts.config.batch_bytes_max))
+        nbytes = 0 if table is None else table.nbytes
+        return Ran(rows, in_pieces(table, self._parts.config.batch_bytes_max), nbytes)
 
     # -- on the session's own cursor ------------------------------------------------------------------
 
@@ -144,7 +147,7 @@ class Runs:
             self._enter(own_call.cursor, statement, parameters)
         config = self._parts.config
         call = own_call.call
-        reader, rows = stream(
+        streamed = stream(
             own_call.cursor,
             statement,
             parameters,
@@ -156,7 +159,7 @@ class Runs:
         )
         own_call.keep = True
         self._parts.was_read()
-        return Ran(rows, reader)
+        return Ran(streamed.rows, streamed.reader, streamed.nbytes)
 
     def _enter(self, cursor: Any, statement: Any, parameters: Parameters | Rows) -> None:
         """See to it that the transaction is begun, and that the statement can be bound: else it would be aborted."""

@@ -27,11 +27,11 @@ import logging
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import pyarrow as pa
 
-__all__ = ["batch_rows", "bounded", "chained", "in_pieces"]
+__all__ = ["Streamed", "batch_rows", "bounded", "chained", "in_pieces"]
 
 log = logging.getLogger(__name__)
 
@@ -138,6 +138,14 @@ def _address(function: Any) -> int:
     address = ctypes.cast(function, ctypes.c_void_p).value
     assert address is not None  # noqa: S101 - a C function has one
     return address
+
+
+class Streamed(NamedTuple):
+    """A result on its way: a pyarrow.RecordBatchReader, its rows (-1: not known yet), and its bytes in memory now."""
+
+    reader: Any
+    rows: int
+    nbytes: int
 
 
 class _Capsule:
@@ -247,10 +255,8 @@ def bounded(
     on_release: Callable[[], None],
     error_text: Callable[[str], str],
     whole_bytes_max: int = 0,
-) -> tuple[Any, int]:
-    """Return what `reader` holds as a stream fit for the wire, and its rows, -1 when they are not known yet.
-
-    The first batch is computed before this returns.
+) -> Streamed:
+    """Return what `reader` holds as a stream fit for the wire; its first batch is computed before this returns.
 
     - A result of one batch, or of up to `whole_bytes_max`, is taken whole and `on_release` is called at once: a
       slow client then holds nothing.
@@ -273,8 +279,8 @@ def bounded(
         on_release()
         pieces = ahead if exact else list(_sliced(ahead, (), batch_bytes_max))
         whole = pa.Table.from_batches(pieces, schema=schema)
-        return whole.to_reader(), whole.num_rows
+        return Streamed(whole.to_reader(), whole.num_rows, nbytes)
     if exact:
-        return chained(ahead, reader, on_release=on_release, error_text=error_text), -1
+        return Streamed(chained(ahead, reader, on_release=on_release, error_text=error_text), -1, nbytes)
     pieces = pa.RecordBatchReader.from_batches(schema, _sliced(ahead, reader, batch_bytes_max))
-    return chained((), pieces, on_release=on_release, error_text=error_text), -1
+    return Streamed(chained((), pieces, on_release=on_release, error_text=error_text), -1, nbytes)
