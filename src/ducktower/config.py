@@ -113,6 +113,8 @@ class ServerConfig(_Checked):
     """Writes of one DoExchange that wait for their commit; past it the stream is not read."""
     results_waiting_max: int = 1024
     """Results of Flight SQL that wait for the DoGet which fetches them; past it a query is refused with OVERLOADED."""
+    results_waiting_bytes_max: int = 512 * MIB
+    """Arrow bytes of such results that are in memory already; past it a query is refused with OVERLOADED."""
     results_waiting_seconds: float = 60.0
     """How long such a result waits before it is dropped, its cursor given back, its ticket refused."""
     client_lost_seconds: float | None = 30.0

@@ -151,6 +151,20 @@ def test_results_that_wait_are_bounded(database: Path) -> None:
         raw.fetch(ask())
 
 
+def test_the_bytes_that_wait_are_bounded(database: Path) -> None:
+    """Results in memory count by their size, and no more when they were fetched or dropped."""
+    with ducktower.serve(str(database), results_waiting_bytes_max=1_500_000) as server, RawFlightSql(server.url) as raw:
+        command = m.CommandStatementQuery(query="SELECT repeat('x', 1_000_000) AS filler")
+        first, second = raw.info(command), raw.info(command)
+        with pytest.raises(pa.ArrowException, match=r"OVERLOADED.*bytes"):
+            raw.info(command)
+        assert raw.fetch(first).num_rows == 1
+        third = raw.info(command)
+        raw.cancel(second)
+        raw.cancel(third)
+        assert raw.fetch(raw.info(command)).num_rows == 1
+
+
 def test_the_answer_is_of_one_snapshot(raw_sql: RawFlightSql, client: ducktower.FlightClient) -> None:
     """What is committed between GetFlightInfo and DoGet is not in it."""
     client.execute("CREATE TABLE t AS SELECT * FROM range(1_000_000) r(i)")

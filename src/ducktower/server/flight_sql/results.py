@@ -70,6 +70,7 @@ class _Waiting:
     listening: Listening
     principal: str
     session_id: str
+    nbytes: int
     deadline: float
 
 
@@ -79,10 +80,12 @@ class Results:
     def __init__(self, config: ServerConfig) -> None:
         self._seconds = config.results_waiting_seconds
         self._max = config.results_waiting_max
+        self._bytes_max = config.results_waiting_bytes_max
         # Guarded by _lock: everything below. The dropping thread waits on _changed. Readers are closed outside it.
         self._lock = threading.Lock()
         self._changed = threading.Condition(self._lock)
         self._waiting: dict[bytes, _Waiting] = {}  # in the order of their deadlines
+        self._nbytes = 0
         self._listening: WeakValueDictionary[bytes, Listening] = WeakValueDictionary()
         self._closed = False
         self._thread = threading.Thread(target=self._drop_late, name="ducktower-results", daemon=True)
@@ -92,11 +95,13 @@ class Results:
         """Raise Overloaded when too many results wait already: before a query is run for nothing."""
         if len(self._waiting) >= self._max:
             raise Overloaded(f"{self._max} results wait to be fetched already")
+        if self._nbytes >= self._bytes_max:
+            raise Overloaded(f"results of {self._nbytes} bytes wait to be fetched already")
 
-    def hold(self, reader: Any, listening: Listening, principal: str, session_id: str) -> bytes:
+    def hold(self, reader: Any, listening: Listening, principal: str, session_id: str, nbytes: int) -> bytes:
         """Keep a reader until it is taken, for `results_waiting_seconds` at most; return its handle.
 
-        Raises Unavailable when the server stops.
+        `nbytes` is what it holds in memory. Raises Unavailable when the server stops.
         """
         handle = secrets.token_bytes(_HANDLE_BYTES)
         listening.move(None)
@@ -118,7 +123,7 @@ class Results:
                 raise InvalidArgument(
                     f"the ticket was used already, was never given, or waited for more than {self._seconds:g} seconds"
                 )
-            del self._waiting[handle]
+            self._pop(handle)
         waiting.listening.move(caller)
         return waiting.reader
 
@@ -129,7 +134,7 @@ class Results:
             if waiting is not None:
                 if waiting.principal != principal:
                     return False
-                del self._waiting[handle]
+                self._pop(handle)
             listening = self._listening.pop(handle, None)
         if listening is not None:
             listening.cancel()
@@ -141,7 +146,7 @@ class Results:
         """Let go of what waits for a session that ends."""
         with self._lock:
             found = [handle for handle, waiting in self._waiting.items() if waiting.session_id == session_id]
-            dropped = [self._waiting.pop(handle) for handle in found]
+            dropped = [self._pop(handle) for handle in found]
         for waiting in dropped:
             _close(waiting)
 
@@ -153,12 +158,16 @@ class Results:
         """Drop everything and end the thread."""
         with self._lock:
             self._closed = True
-            dropped = list(self._waiting.values())
-            self._waiting.clear()
+            dropped = [self._pop(handle) for handle in list(self._waiting)]
             self._changed.notify()
         for waiting in dropped:
             _close(waiting)
         self._thread.join()
+
+    def _pop(self, handle: bytes) -> _Waiting:
+        waiting = self._waiting.pop(handle)
+        self._nbytes -= waiting.nbytes
+        return waiting
 
     def _drop_late(self) -> None:
         while True:
@@ -167,7 +176,7 @@ class Results:
                     return
                 now = time.monotonic()
                 late = [handle for handle, waiting in self._waiting.items() if waiting.deadline <= now]
-                dropped = [self._waiting.pop(handle) for handle in late]
+                dropped = [self._pop(handle) for handle in late]
                 if not dropped:
                     first = next(iter(self._waiting.values()), None)
                     self._changed.wait(None if first is None else first.deadline - now)

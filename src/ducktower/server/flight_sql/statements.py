@@ -158,7 +158,7 @@ class Statements:
         try:
             if ask.caller.gone():
                 raise Cancelled("the client went away before its result was there")
-            handle = self._results.hold(ran.reader, listening, ask.visit.principal, session.id)
+            handle = self._results.hold(ran.reader, listening, ask.visit.principal, session.id, ran.nbytes)
         except BaseException:
             ran.reader.close()
             raise
