@@ -109,7 +109,9 @@ class Results:
             if self._closed:
                 raise Unavailable("the server is stopping")
             first = not self._waiting
-            self._waiting[handle] = _Waiting(reader, listening, principal, session_id, time.monotonic() + self._seconds)
+            deadline = time.monotonic() + self._seconds
+            self._waiting[handle] = _Waiting(reader, listening, principal, session_id, nbytes, deadline)
+            self._nbytes += nbytes
             self._listening[handle] = listening
             if first:
                 self._changed.notify()
