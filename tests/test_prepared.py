@@ -297,7 +297,12 @@ class TestParameters:
             prepared = session.prepare("SELECT ?")
             with pytest.raises(ducktower.LimitExceeded, match="limit is 1000"):
                 prepared.bind(parameters("x" * 1001))
-            session.prepare("SELECT 2")
+            second = session.prepare("SELECT ? || '2'")
+            prepared.bind(parameters("x" * 600))
+            with pytest.raises(ducktower.LimitExceeded, match="limit of 1000"):
+                second.bind(parameters("x" * 600))
+            prepared.bind(parameters("x" * 300))
+            second.bind(parameters("x" * 600))
             with pytest.raises(ducktower.LimitExceeded, match="close some"):
                 session.prepare("SELECT 3")
             prepared.close()

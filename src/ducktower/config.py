@@ -91,7 +91,7 @@ class EngineConfig(_Checked):
     prepared_max: int = 256
     """Prepared statements of one session."""
     bound_bytes_max: int = 256 * MIB
-    """Largest rows of parameters bound to one prepared statement."""
+    """Largest parameters: those sent for one run, and all those bound to the prepared statements of one session."""
     sql_bytes_max: int = 256 * KIB
     """Longest SQL text. DuckDB parses with Python's lock held, at up to 2 s and 1 GB of memory for each MiB."""
 

@@ -40,10 +40,11 @@ class Prepared:
         self._bound_bytes_max = bound_bytes_max
         self._insert = value_inserts.parametrised(sql) if self._names else None
         self._literals = None if self._names or not description.is_update else value_inserts.literals(sql)
-        # Guarded by _lock: both.
+        # Guarded by _lock: everything below.
         self._lock = threading.Lock()
         self._description = description
         self._bound: Rows | None = None
+        self._bound_bytes = 0
 
     @property
     def description(self) -> Description:
@@ -51,19 +52,27 @@ class Prepared:
         with self._lock:
             return self._description
 
+    @property
+    def bound_bytes(self) -> int:
+        """The bytes of the parameters that are bound."""
+        with self._lock:
+            return self._bound_bytes
+
     def bind(self, table: Any) -> None:
         """Keep a pyarrow.Table of parameters for the next runs; a table without columns takes them away.
 
-        Raises InvalidArgument when there are more or fewer than the statement has, LimitExceeded past
-        `bound_bytes_max`.
+        Raises InvalidArgument when there are more or fewer than the statement has, LimitExceeded when its session
+        would hold more than `bound_bytes_max`.
         """
         rows = self._rows(table)
+        self._session.check_room_for_bound(self, table.nbytes)
         description = self.description
         if rows is not None and len(rows) and not description.settled:
             settled = self._session.redescribe(self._script, next(iter(rows)))
             description = settled._replace(parameter_schema=description.parameter_schema)
         with self._lock:
             self._bound = rows
+            self._bound_bytes = table.nbytes
             self._description = description
 
     def query(self, caller: Caller | None = None) -> Ran:

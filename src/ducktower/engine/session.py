@@ -171,6 +171,17 @@ class Session:
         with self._turns.call("statement", insert.into_sql, caller) as own_call:
             return self._runs.stored(lambda: insert_rows(own_call.cursor, insert, table), own_call.call)
 
+    def check_room_for_bound(self, prepared: Prepared, nbytes: int) -> None:
+        """Raise LimitExceeded when the session's statements would have too many bytes of parameters bound."""
+        with self._lock:
+            others = [one for one in self._prepared.values() if one is not prepared]
+        bound = sum(one.bound_bytes for one in others)
+        if bound + nbytes > self.config.bound_bytes_max:
+            raise LimitExceeded(
+                f"the session's statements have {bound} bytes of parameters bound, {nbytes} more are beyond the limit "
+                f"of {self.config.bound_bytes_max}; close some"
+            )
+
     def redescribe(self, script: list[Any], values: Parameters) -> Description:
         """Describe a script again, now that its parameters' values are known."""
         with self.looking("description") as cursor:
