@@ -117,6 +117,9 @@ class ServerConfig(_Checked):
     """Arrow bytes of such results that are in memory already; past it a query is refused with OVERLOADED."""
     results_waiting_seconds: float = 60.0
     """How long such a result waits before it is dropped, its cursor given back, its ticket refused."""
+    session_spared_seconds: float = 60.0
+    """When there are `sessions_max`, a session that holds nothing and asked nothing for so long makes room for a
+    new one; it begins again when its client comes back."""
     client_lost_seconds: float | None = 30.0
     """A session of Flight SQL that holds something, and whose client's connection is gone for so long, is closed;
     None waits for `session_idle_seconds`, for proxies that close connections of clients which are still there."""

@@ -111,6 +111,27 @@ def test_sessions_are_bounded(database: Path) -> None:
             cursor.execute("SELECT 1")
 
 
+def test_sessions_that_hold_nothing_make_room(database: Path) -> None:
+    """Clients that never end theirs keep nobody out; who comes back goes on, and who holds something is left alone."""
+    with (
+        ducktower.serve(str(database), sessions_max=2, session_spared_seconds=0.000_001) as server,
+        RawFlightSql(server.url) as holding,
+        RawFlightSql(server.url) as silent,
+        flight.connect(server.url) as plain,
+    ):
+        for client in (holding, silent):
+            name, value = client.flight.authenticate_basic_token("ada", "x")
+            client.headers.send[name.decode()] = value.decode()
+        holding.update("CREATE TEMP TABLE mine AS SELECT 42 AS n")
+        for _ in range(5):
+            plain.authenticate_basic_token("bob", "x")
+        assert holding.query("SELECT n FROM mine")["n"].to_pylist() == [42]
+        assert silent.query("SELECT 1 AS n")["n"].to_pylist() == [1]
+        silent.begin()
+        with pytest.raises(flight.FlightUnavailableError, match=r"OVERLOADED"):
+            plain.authenticate_basic_token("eve", "x")
+
+
 LONG_NAME = "Basic " + base64.b64encode(b"x" * 300 + b":p").decode()
 
 

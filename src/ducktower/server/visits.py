@@ -4,7 +4,8 @@ A session is found by, in this order: `authorization: Bearer` with a token of th
 that the call carries (see `flight_sql`). A client that shows none gets a token with its first answer, as a cookie
 and as `authorization`, of which drivers adopt one; its session begins with the first call that needs it.
 
-Owns which sessions were closed lately, so that their tokens are refused. Must never look at what a call asks for.
+Owns which sessions were closed lately, so that their tokens are refused, and which one makes room for another. Must
+never look at what a call asks for.
 """
 
 from __future__ import annotations
@@ -15,12 +16,13 @@ import time
 from collections import OrderedDict
 from collections.abc import Iterator
 from typing import Any
+from weakref import WeakValueDictionary
 
 import pyarrow.flight as flight
 
 from ..config import ServerConfig
 from ..engine import Engine, Session
-from ..errors import DucktowerError, InvalidArgument, Unauthenticated
+from ..errors import DucktowerError, InvalidArgument, Overloaded, Unauthenticated
 from ..protocol.status import to_flight
 from .auth import Authenticator
 from .connections import connected
@@ -126,6 +128,7 @@ class Visits(flight.ServerMiddlewareFactory):
     def __init__(self, engine: Engine, authenticator: Authenticator, config: ServerConfig) -> None:
         self._sessions = engine.sessions
         self._idle_seconds = engine.config.session_idle_seconds
+        self._spared_seconds = config.session_spared_seconds
         self._authenticator = authenticator
         self._error_bytes_max = config.error_bytes_max
         self._port: int | None = None
@@ -135,6 +138,8 @@ class Visits(flight.ServerMiddlewareFactory):
         self._lock = threading.Lock()
         self._closed: OrderedDict[str, float] = OrderedDict()  # ids, and when
         self._unclaimed: set[str] = set()  # ids of sessions whose token nobody has shown yet
+        self._begun: WeakValueDictionary[str, Session] = WeakValueDictionary()
+        self._spared: OrderedDict[str, None] = OrderedDict()  # ids of sessions that made room; they may begin again
         self.lost_clients = LostClients(config.client_lost_seconds, self._connected, self.close)
 
     def listening_on(self, port: int) -> None:
@@ -169,7 +174,7 @@ class Visits(flight.ServerMiddlewareFactory):
                 if session is None:
                     if token.session_id in self._closed:
                         raise Unauthenticated("the session was closed; connect again")
-                    session = self._sessions.open(token.principal, session_id=token.session_id)
+                    session = self._open(token)
                     if unclaimed:
                         self._remember_unclaimed(session.id)
         return session
@@ -190,6 +195,34 @@ class Visits(flight.ServerMiddlewareFactory):
             while len(self._closed) > _CLOSED_MAX or now - next(iter(self._closed.values())) > self._idle_seconds:
                 self._closed.popitem(last=False)
         return bool(self._sessions.close(session_id))
+
+    def _open(self, token: Token) -> Session:
+        try:
+            session = self._sessions.open(token.principal, session_id=token.session_id)
+        except Overloaded:
+            if not self._make_room():
+                raise
+            session = self._sessions.open(token.principal, session_id=token.session_id)
+        self._begun[session.id] = session
+        return session
+
+    def _make_room(self) -> bool:
+        """End the session that was idle for longest, of those that hold nothing; False when there is none.
+
+        Clients that begin sessions and never end them would keep everybody out otherwise.
+        """
+        spare = [
+            session
+            for session in list(self._begun.values())
+            if session.idle_seconds() >= self._spared_seconds and not session.has_state()
+        ]
+        if not spare:
+            return False
+        longest = max(spare, key=lambda session: session.idle_seconds())
+        self._spared[longest.id] = None
+        if len(self._spared) > _CLOSED_MAX:
+            self._spared.popitem(last=False)
+        return bool(self._sessions.close(longest.id))
 
     def _remember_unclaimed(self, session_id: str) -> None:
         if len(self._unclaimed) >= _UNCLAIMED_MAX:
@@ -227,10 +260,11 @@ class Visits(flight.ServerMiddlewareFactory):
             return self._over("the session is unknown here: the server was started anew", farewell)
         with self._lock:
             closed = token.session_id in self._closed
+            old = time.time() - token.issued > self._idle_seconds and token.session_id not in self._spared
             self._unclaimed.discard(token.session_id)
         if closed:
             return self._over("the session was closed", farewell)
-        if self._sessions.find(token.session_id) is None and time.time() - token.issued > self._idle_seconds:
+        if self._sessions.find(token.session_id) is None and old:
             return self._over(f"the session was idle for more than {self._idle_seconds:g} seconds", farewell)
         return Visit(self, token.principal, token)
 
