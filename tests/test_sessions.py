@@ -538,6 +538,18 @@ class TestState:
         assert session.set_options({"schema": None, "TimeZone": None, "integer_division": None}) == {}
         assert session.options() == other.options()
 
+    def test_options_that_change_nothing(self, engine: Engine, session: Session) -> None:
+        """Drivers set the default schema when they connect: no cursor is kept for that."""
+        cursors = engine.statistics()["cursors"]
+        assert (
+            session.set_options({"schema": "main", "catalog": "test", "TimeZone": None, "integer_division": False})
+            == {}
+        )
+        assert engine.statistics()["cursors"] == cursors
+        assert session.set_options({"integer_division": True}) == {}
+        assert session.set_options({"integer_division": False}) == {}
+        assert session.options()["integer_division"] is False
+
     def test_an_option_that_is_no_option(self, session: Session) -> None:
         """A value is never SQL."""
         hostile = "main'; DROP TABLE t; --"

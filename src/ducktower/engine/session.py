@@ -220,12 +220,15 @@ class Session:
     def set_options(self, options: dict[str, session_options.Value]) -> dict[str, session_options.Refusal]:
         """Set options, None meaning the default; return why those that were not set were refused."""
         refused: dict[str, session_options.Refusal] = {}
+        as_they_are = self.options()
         for name, value in options.items():
             with self._parts.cursors.open("internal", "options", name, None) as (lease, _):
                 sql, refusal = session_options.setting_sql(lease.cursor, self._parts.catalog, name, value)
             if refusal is not None:
                 refused[name] = refusal
                 continue
+            if not self._own.kept and session_options.is_so(as_they_are, name, value):
+                continue  # a cursor would be kept for nothing
             with self._turns.call("options", name, None) as own_call:
                 self._own.kept = True
                 own_call.cursor.execute(sql).fetchall()

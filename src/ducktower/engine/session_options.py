@@ -12,7 +12,7 @@ import duckdb
 from .database import SESSION_SETTINGS
 from .inserts import quoted
 
-__all__ = ["Refusal", "Value", "read", "setting_sql"]
+__all__ = ["Refusal", "Value", "is_so", "read", "setting_sql"]
 
 Value: TypeAlias = str | bool | int | float | list[str] | None
 Refusal: TypeAlias = Literal["unknown name", "unfit value"]
@@ -53,6 +53,12 @@ def setting_sql(cursor: Any, catalog: str, name: str, value: Value) -> tuple[str
     except duckdb.Error:
         return "", "unfit value"
     return sql, None
+
+
+def is_so(options: dict[str, Value], name: str, value: Value) -> bool:
+    """Whether the options of a session that changed none have this value already."""
+    known = options.get(_SETTINGS.get(name.lower(), name))
+    return value is None or (type(known) is type(value) and known == value)
 
 
 def _use(catalog: str, schema: str) -> str:
