@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from weakref import WeakKeyDictionary
 
 from ..engine import Session
-from .connections import endpoint
+from .connections import connected, endpoint
 
 __all__ = ["LostClients"]
 
@@ -34,17 +34,12 @@ class _Seen:
 
 
 class LostClients:
-    """Safe from any thread. `connected` says which clients are connected, None when that cannot be seen."""
+    """Safe from any thread. `close` is called with the id of a session whose client died."""
 
-    def __init__(
-        self,
-        seconds: float | None,
-        connected: Callable[[], set[tuple[str, int]] | None],
-        close: Callable[[str], object],
-    ) -> None:
+    def __init__(self, seconds: float | None, close: Callable[[str], object]) -> None:
         self._seconds = seconds
-        self._connected = connected
         self._close = close
+        self._port: int | None = None  # set once, when it is known
         # Guarded by _lock.
         self._lock = threading.Lock()
         self._seen: WeakKeyDictionary[Session, _Seen] = WeakKeyDictionary()
@@ -53,6 +48,10 @@ class LostClients:
         if seconds is not None:
             self._thread = threading.Thread(target=self._run, args=(seconds,), name="ducktower-lost", daemon=True)
             self._thread.start()
+
+    def listening_on(self, port: int) -> None:
+        """Say where calls come in."""
+        self._port = port
 
     def seen(self, session: Session, peer: str) -> None:
         """Say that a session is used on the connection to `peer`."""
@@ -76,13 +75,13 @@ class LostClients:
     def _look(self, seconds: float) -> None:
         with self._lock:
             holding = [(session, seen) for session, seen in self._seen.items() if session.holds_cursor]
-        connected = self._connected() if holding else None
-        if connected is None:
+        peers = connected(self._port) if holding and self._port is not None else None
+        if peers is None:
             return
         now = time.monotonic()
         for session, seen in holding:
             other = endpoint(seen.peer)
-            if other is None or other in connected:
+            if other is None or other in peers:
                 seen.gone_since = None
             elif seen.gone_since is None:
                 seen.gone_since = now

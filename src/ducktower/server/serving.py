@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import gc
 import logging
 import socket
 import threading
@@ -77,7 +78,7 @@ class FlightServer:
                 raise Unavailable(f"cannot listen on {self._config.host}:{self._config.port}") from error
             raise
         self._port = int(self._listener.port)
-        self._visits.listening_on(self._port)
+        self._visits.lost_clients.listening_on(self._port)
         # A program that forgets to close must still end, and leave a checkpointed file.
         atexit.register(self.close)
         return self
@@ -121,8 +122,10 @@ class FlightServer:
                 self._plain.close()
             if self._listener is not None:
                 self._stop_listening(self._listener)
-                # Arrow lets go of what it was given only while Python still runs, so not at its end.
-                self._listener = None
+                # Arrow lets go of what it was given only while Python still runs, so not at its end; and the errors
+                # of calls refer to their frames, and these to the listener.
+                self._listener = self._visits = self._sql = self._plain = None
+                gc.collect()
             atexit.unregister(self.close)
             self._closed.set()
 

@@ -20,7 +20,6 @@ from ..engine import Engine, Session
 from ..errors import DucktowerError, InvalidArgument, Unauthenticated
 from ..protocol.status import to_flight
 from .auth import Authenticator
-from .connections import connected
 from .lost_clients import LostClients
 from .session_desk import SessionDesk
 from .tokens import Token, Tokens
@@ -118,12 +117,10 @@ class Visits(flight.ServerMiddlewareFactory):
 
     def __init__(self, engine: Engine, authenticator: Authenticator, config: ServerConfig) -> None:
         self.desk = SessionDesk(engine, config)
-        self.lost_clients = LostClients(config.client_lost_seconds, self._connected, self.desk.close)
+        self.lost_clients = LostClients(config.client_lost_seconds, self.desk.close)
         self._authenticator = authenticator
         self._error_bytes_max = config.error_bytes_max
         self._tokens = Tokens()
-        self._nobody = Visit(self, "", None)
-        self._port: int | None = None  # set once, when it is known
 
     def start_call(self, info: Any, headers: dict[str, list[Any]]) -> Visit:
         """Say who calls. Refuses with UNAUTHENTICATED."""
@@ -131,10 +128,6 @@ class Visits(flight.ServerMiddlewareFactory):
             return self._visit(info.method, _first(headers, "authorization"), _cookie(headers))
         except DucktowerError as error:
             raise to_flight(error, self._error_bytes_max) from None
-
-    def listening_on(self, port: int) -> None:
-        """Say where calls come in, once it is known."""
-        self._port = port
 
     def stop(self) -> None:
         """End the thread that looks for lost clients."""
@@ -154,7 +147,7 @@ class Visits(flight.ServerMiddlewareFactory):
                 raise Unauthenticated("the session belongs to somebody else")
             return visit
         if method not in _FIRST_CALLS:
-            return self._nobody if not principal else Visit(self, principal, None)
+            return Visit(self, principal, None)
         token, text = self._tokens.issue(principal)
         return Visit(self, principal, token, answer=_handed_out(text), fresh=True)
 
@@ -171,9 +164,6 @@ class Visits(flight.ServerMiddlewareFactory):
         if token is None or why is not None:
             return Visit(self, "", None, answer=farewell, refusal=Unauthenticated(f"{why}; connect again"))
         return Visit(self, token.principal, token)
-
-    def _connected(self) -> set[tuple[str, int]] | None:
-        return None if self._port is None else connected(self._port)
 
 
 def _handed_out(text: str) -> dict[str, str]:
