@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import base64
 import json
+import subprocess
+import sys
 import threading
 from pathlib import Path
 from typing import Any
@@ -221,3 +223,24 @@ def test_a_closed_server_leaves_no_thread(database: Path) -> None:
     until(lambda: set(threading.enumerate()) <= before, "the end of every thread")
     with ducktower.serve(str(database)) as server, RawFlightSql(server.url) as raw:
         assert raw.query("SELECT count(*) AS n FROM t")["n"].to_pylist() == [0]
+
+
+QUIET = """
+import ducktower
+import pyarrow.flight as flight
+
+server = ducktower.serve()
+client = flight.connect(server.url)
+try:
+    client.do_get(flight.Ticket(b"SELECT nosuch")).read_all()
+except Exception as error:
+    assert "INVALID_SQL" in str(error)
+client.close()
+server.close()
+"""
+
+
+def test_a_program_that_served_ends_quietly(tmp_path: Path) -> None:
+    """Also when a call failed, nothing of the database is left to the end of Python, where it would be complained of."""
+    done = subprocess.run([sys.executable, "-c", QUIET], capture_output=True, text=True, timeout=60, cwd=tmp_path)
+    assert (done.returncode, done.stderr) == (0, "")
