@@ -241,6 +241,6 @@ server.close()
 
 
 def test_a_program_that_served_ends_quietly(tmp_path: Path) -> None:
-    """Also when a call failed, nothing of the database is left to the end of Python, where it would be complained of."""
+    """Also when a call failed, nothing of the database is left to Python's end, where it would be complained of."""
     done = subprocess.run([sys.executable, "-c", QUIET], capture_output=True, text=True, timeout=60, cwd=tmp_path)
     assert (done.returncode, done.stderr) == (0, "")
