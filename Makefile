@@ -6,7 +6,7 @@ UV     := 0.13.9
 # What the demo is given; Ctrl-C ends it sooner.
 DEMO   ?= --seconds 10
 
-.PHONY: help demo test lint format bench lock record clean
+.PHONY: help demo test lint format bench proto lock record clean
 
 help:
 	@echo "make demo    run the main job: one DuckDB, two writers, one reader"
@@ -14,6 +14,7 @@ help:
 	@echo "make lint    ruff, mypy and the import contract"
 	@echo "make bench   measure, print the table, write JSON"
 	@echo "make record  record the terminal demo again"
+	@echo "make proto   compile Flight SQL's messages again"
 	@echo "make lock    choose the versions again and write requirements.lock"
 
 $(VENV)/.ready: requirements.lock pyproject.toml
@@ -30,6 +31,7 @@ test: $(VENV)/.ready
 	@$(BIN)/python -m pytest $(TEST)
 
 lint: $(VENV)/.ready
+	@$(BIN)/python scripts/flight_sql_messages.py --check
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
@@ -41,6 +43,9 @@ format: $(VENV)/.ready
 
 bench: $(VENV)/.ready
 	@$(BIN)/python -m benchmarks $(BENCH)
+
+proto: $(VENV)/.ready
+	@$(BIN)/python scripts/flight_sql_messages.py
 
 record: $(VENV)/.ready
 	@VENV=$(VENV) docs/recording/record

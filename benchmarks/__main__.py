@@ -22,6 +22,7 @@ from ducktower import DucktowerError
 from .bulk import bulk_read, bulk_write
 from .explore_commit import chosen_directory
 from .figures import FULL, QUICK, Bench, Figure, WrongCount
+from .flight_sql import flight_sql
 from .machine import describe
 from .memory import memory
 from .queries import queries
@@ -35,6 +36,7 @@ MEASUREMENTS: dict[str, Callable[[Bench], list[Figure]]] = {
     "bulk-write": bulk_write,
     "memory": memory,
     "queries": queries,
+    "flight-sql": flight_sql,
 }
 LATEST = Path(__file__).with_name("results") / "latest.json"
 

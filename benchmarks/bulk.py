@@ -20,7 +20,7 @@ from .lineitem import columns, create_table
 from .load import stored_rows
 from .processes import apart, serving
 
-__all__ = ["bulk_read", "bulk_write"]
+__all__ = ["bulk_read", "bulk_write", "lineitem_batches"]
 
 REPEATS = 3  # of the reads in one round: each is shorter than a second
 
@@ -88,7 +88,7 @@ def _write_seconds(directory: Path, rows: int, rounds: int, flags: tuple[str, ..
 
     One process holds the batches and does both, in turns: they are the same memory.
     """
-    batches = _lineitem_batches(rows)
+    batches = lineitem_batches(rows)
     taken: list[tuple[float, float]] = []
     for _ in range(rounds):
         inside = min(bulk_write_seconds(directory, batches, table) for table in (True, False))
@@ -96,7 +96,8 @@ def _write_seconds(directory: Path, rows: int, rounds: int, flags: tuple[str, ..
     return taken
 
 
-def _lineitem_batches(rows: int) -> list[pa.RecordBatch]:
+def lineitem_batches(rows: int) -> list[pa.RecordBatch]:
+    """Make the rows."""
     with duckdb.connect() as connection:
         connection.execute(create_table(rows))
         batches: list[pa.RecordBatch] = list(connection.sql("SELECT * FROM lineitem").to_arrow_reader(READER_ROWS[0]))

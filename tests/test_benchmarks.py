@@ -11,13 +11,25 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
-FIGURES = {"base_insert", "appenders_wait", "appenders_flow", "base_bulk_read", "bulk_read"}
+FIGURES = {
+    "base_insert",
+    "appenders_wait",
+    "appenders_flow",
+    "base_bulk_read",
+    "bulk_read",
+    "base_plain_query",
+    "sql_query_pyarrow",
+    "sql_query_adbc",
+    "base_sql_ingest",
+    "sql_ingest",
+    "sql_executemany",
+}
 
 
 def test_a_quick_run_counts_every_row_and_reports(tmp_path: Path) -> None:
     """A quick run of cheap figures ends with status 0, prints its table and writes its JSON."""
     report = tmp_path / "report.json"
-    chosen = ["--only", "appenders", "--only", "bulk-read"]
+    chosen = ["--only", "appenders", "--only", "bulk-read", "--only", "flight-sql"]
     result = subprocess.run(
         [sys.executable, "-m", "benchmarks", "--quick", *chosen, "--json", report, "--directory", tmp_path],
         cwd=ROOT,

@@ -50,7 +50,18 @@ def test_numbers_say_their_unit() -> None:
         for field in fields(kind):
             if isinstance(field.default, (int, float)) and field.name not in plain:
                 assert field.name.endswith(
-                    ("_bytes_max", "_writes_max", "_in_flight_max", "_columns_max", "plans_max", "_seconds")
+                    (
+                        "_bytes_max",
+                        "_writes_max",
+                        "_in_flight_max",
+                        "_columns_max",
+                        "plans_max",
+                        "_seconds",
+                        "sessions_max",
+                        "cursors_max",
+                        "prepared_max",
+                        "waiting_max",
+                    )
                 )
 
 

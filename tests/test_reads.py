@@ -248,12 +248,15 @@ class TestFailures:
             assert "\n" not in caught.value.message
             assert "Traceback" not in str(caught.value)
 
-    @pytest.mark.parametrize("width", [1, 3000])
-    def test_in_the_middle_of_the_stream(self, client: ducktower.FlightClient, width: int) -> None:
-        """After good batches the stream ends in the coded error: never as if it were complete."""
+    @pytest.mark.parametrize(("width", "rows"), [(1, 8_000_000), (3000, 200_000)])
+    def test_in_the_middle_of_the_stream(self, client: ducktower.FlightClient, width: int, rows: int) -> None:
+        """After good batches the stream ends in the coded error: never as if it were complete.
+
+        The bad row is far behind the first batch: DuckDB computes ahead with all its threads, as far as it has room.
+        """
         sql = (
-            f"SELECT i, repeat('x', {width}) AS v, CASE WHEN i = 190000 THEN 'x' ELSE '1' END::INTEGER AS n "
-            "FROM range(200000) r(i)"
+            f"SELECT i, repeat('x', {width}) AS v, CASE WHEN i = {rows - 1000} THEN 'x' ELSE '1' END::INTEGER AS n "
+            f"FROM range({rows}) r(i)"
         )
         reader = client.reader(sql)
         assert reader.read_next_batch().num_rows > 0

@@ -160,3 +160,37 @@ def test_a_broken_text_is_duckdbs_to_report(cursor: Any) -> None:
 def test_what_must_run_outside_a_transaction(cursor: Any, sql: str, alone: bool) -> None:
     """Statements that a transaction refuses, or would not undo, are known."""
     assert statements.runs_alone(statements.script(cursor, sql, BYTES_MAX)[0]) is alone
+
+
+class TestExplain:
+    """EXPLAIN ANALYZE runs what it explains: only what may run may be explained."""
+
+    @pytest.mark.parametrize(
+        "sql",
+        [
+            "EXPLAIN SELECT 1",
+            "explain analyze (select 1)",
+            "EXPLAIN ((SELECT 1))",
+            "EXPLAIN (ANALYZE, FORMAT JSON) FROM range(3)",
+            "EXPLAIN (FORMAT JSON) (SELECT 1)",
+            "/* set */ EXPLAIN -- commit\n ANALYZE /* begin */ WITH x AS (SELECT 1) FROM x",
+            "EXPLAIN ANALYZE VALUES (1)",
+        ],
+    )
+    def test_queries_are_explained(self, client: ducktower.FlightClient, sql: str) -> None:
+        """However they begin, comments and brackets included."""
+        assert client.query(sql).num_rows >= 1
+
+    @pytest.mark.parametrize(
+        "inner", ["SET memory_limit = '1MB'", "SET GLOBAL TimeZone = 'UTC'", "BEGIN", "COMMIT", "CHECKPOINT"]
+    )
+    @pytest.mark.parametrize("head", ["EXPLAIN", "EXPLAIN ANALYZE", "explain (analyze)", "EXPLAIN /*SELECT*/ ANALYZE"])
+    def test_what_may_not_run_is_not_explained(self, client: ducktower.FlightClient, head: str, inner: str) -> None:
+        """A script stays one transaction, and settings stay the server's."""
+        client.execute("CREATE TABLE IF NOT EXISTS t (i INTEGER)")
+        for call in (client.query, client.execute):
+            with pytest.raises((ducktower.Forbidden, ducktower.InvalidSQL)):
+                call(f"{head} {inner}")
+        with pytest.raises((ducktower.Forbidden, ducktower.InvalidSQL)):
+            client.execute(f"INSERT INTO t VALUES (1); {head} {inner}; INSERT INTO t VALUES (2)")
+        assert client.query("SELECT count(*) AS n FROM t").to_pylist() == [{"n": 0}]

@@ -159,7 +159,9 @@ class TestBounded:
     """`bounded`: a result fit for the wire."""
 
     def bounded(self, reader: Any, released: Released, *, exact: bool = True) -> Any:
-        return bounded(reader, exact=exact, batch_bytes_max=BATCH_BYTES_MAX, on_release=released, error_text=coded)
+        return bounded(
+            reader, exact=exact, batch_bytes_max=BATCH_BYTES_MAX, on_release=released, error_text=coded
+        ).reader
 
     @pytest.mark.parametrize("batches", [0, 1])
     def test_a_short_result_holds_nothing(self, batches: int, released: Released) -> None:

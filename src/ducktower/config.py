@@ -78,6 +78,23 @@ class EngineConfig(_Checked):
     """Largest record batch of a result, in Arrow bytes: some clients refuse messages over 4 MiB."""
     returned_bytes_max: int = 64 * MIB
     """Largest result of `execute` (RETURNING); past it the statement is rolled back."""
+    sessions_max: int = 1_024
+    """Sessions at once; past it a new one is refused with OVERLOADED."""
+    session_cursors_max: int = 512
+    """Sessions at once that keep a cursor: an open transaction, temporary tables, settings of their own."""
+    session_idle_seconds: float = 3_600.0
+    """A session that asked nothing for so long is closed, its transaction rolled back."""
+    transaction_idle_seconds: float = 600.0
+    """A transaction in which nothing was asked for so long is rolled back; the session stays."""
+    session_wait_seconds: float = 10.0
+    """How long a statement waits for the one that runs on its session's own cursor before OVERLOADED."""
+    session_result_bytes_max: int = 16 * MIB
+    """A result on a session's own cursor is taken whole up to this size, so that the next statement can run while
+    it is being read; beyond it the statements of the session wait for its end."""
+    prepared_max: int = 256
+    """Prepared statements of one session."""
+    bound_bytes_max: int = 256 * MIB
+    """Largest parameters: those sent for one run, and all those bound to the prepared statements of one session."""
     sql_bytes_max: int = 256 * KIB
     """Longest SQL text. DuckDB parses with Python's lock held, at up to 2 s and 1 GB of memory for each MiB."""
 
@@ -97,6 +114,18 @@ class ServerConfig(_Checked):
     """Calls served at once; each holds one thread."""
     stream_writes_in_flight_max: int = 1024
     """Writes of one DoExchange that wait for their commit; past it the stream is not read."""
+    results_waiting_max: int = 1024
+    """Results of Flight SQL that wait for the DoGet which fetches them; past it a query is refused with OVERLOADED."""
+    results_waiting_bytes_max: int = 512 * MIB
+    """Arrow bytes of such results that are in memory already; past it a query is refused with OVERLOADED."""
+    results_waiting_seconds: float = 60.0
+    """How long such a result waits before it is dropped, its cursor given back, its ticket refused."""
+    session_spared_seconds: float = 60.0
+    """When there are `sessions_max`, a session that holds nothing and asked nothing for so long makes room for a
+    new one; it begins again when its client comes back."""
+    client_lost_seconds: float | None = 30.0
+    """A session of Flight SQL that holds something, and whose client's connection is gone for so long, is closed;
+    None waits for `session_idle_seconds`, for proxies that close connections of clients which are still there."""
     action_bytes_max: int = 16 * MIB
     error_bytes_max: int = 4 * KIB
     """Longest error text sent: longer gRPC messages are lost on the way."""

@@ -2,7 +2,24 @@
 
 from .appending import Appending
 from .calls import Caller
+from .describing import Description
 from .engine import Engine
+from .prepared import Prepared
+from .session import Session
+from .session_loads import Ingest
+from .sessions import Sessions
 from .words import Executed, Receipt, Target
 
-__all__ = ["Appending", "Caller", "Engine", "Executed", "Receipt", "Target"]
+__all__ = [
+    "Appending",
+    "Caller",
+    "Description",
+    "Engine",
+    "Executed",
+    "Ingest",
+    "Prepared",
+    "Receipt",
+    "Session",
+    "Sessions",
+    "Target",
+]

@@ -71,6 +71,15 @@ class BlockCache:
             with self._changed:
                 self._streams -= 1
 
+    @contextlib.contextmanager
+    def streaming(self) -> Iterator[None]:
+        """Say that rows stream until the block ends."""
+        self.begin()
+        try:
+            yield
+        finally:
+            self.end()
+
     def close(self) -> None:
         """Stop trimming."""
         with self._changed:

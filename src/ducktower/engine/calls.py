@@ -45,6 +45,7 @@ class Caller:
     peer: str = "local"
     gone: Callable[[], bool] = _never
     hang_up: Callable[[], None] = _nothing
+    principal: str = ""
 
 
 class Call:

@@ -22,15 +22,18 @@ from ..config import EngineConfig
 from ..errors import InternalError, InvalidArgument, Overloaded, Unavailable
 from .failures import first_line, is_fatal
 
-__all__ = ["Database", "Lease", "State"]
+__all__ = ["SESSION_SETTINGS", "Database", "Lease", "State"]
 
 log = logging.getLogger(__name__)
 
 State = Literal["serving", "reopening", "stopping"]
-Pool = Literal["read", "large write", "execute", "internal"]
+Pool = Literal["read", "large write", "execute", "session", "internal"]
 
 _REOPEN_PAUSE_SECONDS = 0.05
 _REOPEN_LOG_EVERY_SECONDS = 5.0
+
+SESSION_SETTINGS = ("TimeZone", "Calendar", "integer_division")
+"""DuckDB's settings that clients may change, each for its own session."""
 
 # Files that this process serves. DuckDB's file lock is the process's, so it cannot tell two of our own
 # engines apart. Guarded by its lock.
@@ -77,6 +80,7 @@ class Database:
             "read": threading.BoundedSemaphore(config.reads_in_flight_max),
             "large write": threading.BoundedSemaphore(config.large_writes_in_flight_max),
             "execute": threading.BoundedSemaphore(config.executes_in_flight_max),
+            "session": threading.BoundedSemaphore(config.session_cursors_max),
             "internal": threading.BoundedSemaphore(8),
         }
         # Guarded by _changed's lock: everything below. Waiters on it: those who wait for "serving", and the
@@ -216,8 +220,9 @@ class Database:
             "autoinstall_known_extensions": "false",
             "autoload_known_extensions": str(config.external_access).lower(),
             "allow_community_extensions": "false",
-            # For `block_cache` alone: `statements` keeps clients from it.
-            "allowed_configs": "['memory_limit']",
+            # `memory_limit` for `block_cache` alone; the others are harmless ones that a session may change for itself.
+            # `statements` keeps clients from the first and from SET GLOBAL.
+            "allowed_configs": str(["memory_limit", *SESSION_SETTINGS]),
             # Row groups of an upload that wait in memory, for each thread: 5 by default.
             "write_buffer_row_group_count": "2",
             "lock_configuration": "true",

@@ -9,7 +9,7 @@ import contextlib
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import duckdb
@@ -21,25 +21,31 @@ from ..errors import (
     Cancelled,
     Conflict,
     DucktowerError,
-    InternalError,
     InvalidArgument,
     TimedOut,
-    coded_text,
 )
 from ..monitor import Counter
-from . import catalog, statements
+from . import catalog, keys, metadata, statements
 from .appending import Appending
-from .batch_bytes import batch_rows
 from .block_cache import BlockCache
-from .calls import Call, Caller, Calls
+from .calls import Caller, Calls
 from .commit_queue import CommitQueue
-from .database import Database, Lease
-from .failures import translate, translate_text
+from .database import Database
+from .describing import Describer
+from .failures import translate
 from .group_commit import GroupCommitter
 from .inserts import table_exists, table_name
+from .known_tables import KnownTables
+from .leasing import Cursors
 from .loads import Load
-from .scripts import Parameters, Scripts
-from .streams import bounded, chained
+from .parameters import Parameters
+from .reading import stream
+from .scripts import Scripts
+from .session import Session
+from .session_parts import Parts
+from .sessions import Sessions
+from .sql_facts import SqlFacts, sql_facts
+from .streams import chained
 from .words import Executed, Outcome, PlanKey, Receipt, SlowWrite, Target, Write
 
 __all__ = ["Engine"]
@@ -64,8 +70,25 @@ class Engine:
         self._committer = GroupCommitter(self._database, self._calls, self.config, self._commits, self._rows)
         self._queue = CommitQueue(self.config, self._committer.commit)
         self._cache = BlockCache(self._database, self.config)
-        self._limits = {"upload": self.config.upload_timeout_seconds}
-        self._scripts = Scripts(self.config, tables_changed=self._committer.forget_plans)
+        self._cursors = Cursors(self._database, self._calls, self._cache, self.config)
+        self._scripts = Scripts(self.config, tables_changed=self._tables_changed)
+        self._known_tables = KnownTables(self._cursors)
+        self._describer = Describer()
+        self._sql_facts: SqlFacts | None = None  # the same for ever; found out by whoever asks first
+        self.sessions = Sessions(
+            Parts(
+                config=self.config,
+                catalog=self._database.catalog,
+                cursors=self._cursors,
+                scripts=self._scripts,
+                describer=self._describer,
+                put=self.put,
+                committed=self._commits.add,
+                was_read=self._reads.add,
+                known_tables=self._known_tables,
+                tables_changed=self._tables_changed,
+            )
+        )
 
     # -- reading --------------------------------------------------------------------------------------
 
@@ -75,40 +98,20 @@ class Engine:
         Dropping the reader, at any point, gives the cursor back. A failure within the stream is reported with
         `[CODE]` at the head of its text. Batches stay within `batch_bytes_max`.
         """
-        with self._cursor("read", "query", sql, caller, leave=True) as (lease, call):
-            cursor = lease.cursor
-            statement = statements.one_query(cursor, sql, self.config.sql_bytes_max)
-            cursor.execute(_BEGIN_READ_ONLY)
-            relation = cursor.sql(statement, params=parameters)
-            rows, exact = batch_rows(relation.types, self.config.batch_bytes_max)
-
-            streams = False
+        with self._cursors.open("read", "query", sql, caller, leave=True) as (lease, call):
+            statement = statements.one_query(lease.cursor, sql, self.config.sql_bytes_max)
+            lease.cursor.execute(_BEGIN_READ_ONLY)
 
             def release() -> None:
                 self._calls.finish(call)
                 lease.close()
-                if streams:
-                    self._cache.end()
-
-            def error_text(raw: str) -> str:
-                return coded_text(translate_text(raw, call))
 
             self._reads.add()
-            stream = bounded(
-                relation.to_arrow_reader(rows),
-                exact=exact,
-                batch_bytes_max=self.config.batch_bytes_max,
-                on_release=release,
-                error_text=error_text,
-            )
-            if call.running:  # else it was taken whole
-                self._cache.begin()
-                streams = True
-            return stream
+            return stream(lease.cursor, statement, parameters, call, self.config, release, self._cache).reader
 
     def describe(self, sql: str, parameters: Parameters = None, caller: Caller | None = None) -> Any:
         """Return the pyarrow.Schema of a query's result without running it."""
-        with self._cursor("read", "description", sql, caller) as (lease, _):
+        with self._cursors.open("read", "description", sql, caller) as (lease, _):
             cursor = lease.cursor
             statement = statements.one_query(cursor, sql, self.config.sql_bytes_max)
             cursor.execute(_BEGIN_READ_ONLY)
@@ -119,8 +122,85 @@ class Engine:
 
     def tables(self) -> Any:
         """Return a pyarrow.Table: schema_name, table_name, table_type, rows (NULL for views), columns."""
-        with self._cursor("internal", "list of tables", "", None) as (lease, _):
+        with self._cursors.open("internal", "list of tables", "", None) as (lease, _):
             return catalog.list_tables(lease.cursor, self._database.catalog)
+
+    # -- Flight SQL's metadata: what a session sees, or what is there for everybody -----------------------
+
+    def catalogs(self, session: Session | None = None) -> Any:
+        """Return a pyarrow.Table of the catalogs."""
+        with self._looking("catalogs", session) as cursor:
+            return metadata.catalogs(cursor, self._database.catalog)
+
+    def db_schemas(self, catalog: str | None = None, pattern: str | None = None, session: Session | None = None) -> Any:
+        """Return a pyarrow.Table of the schemas whose name is like `pattern`."""
+        with self._looking("schemas", session) as cursor:
+            return metadata.db_schemas(cursor, self._database.catalog, catalog, pattern)
+
+    def tables_of(
+        self,
+        catalog: str | None = None,
+        schema_pattern: str | None = None,
+        table_pattern: str | None = None,
+        types: Sequence[str] | None = None,
+        *,
+        include_schema: bool = False,
+        session: Session | None = None,
+    ) -> Any:
+        """Return a pyarrow.Table of tables and views, with their Arrow schemas if asked for."""
+        with self._looking("tables", session) as cursor:
+            return metadata.tables_of(
+                cursor,
+                self._describer,
+                self._database.catalog,
+                catalog,
+                schema_pattern,
+                table_pattern,
+                types,
+                include_schema=include_schema,
+            )
+
+    def table_types(self) -> Any:
+        """Return a pyarrow.Table of the kinds of tables."""
+        return metadata.table_types()
+
+    def primary_keys(self, catalog: str | None, schema: str | None, table: str, session: Session | None = None) -> Any:
+        """Return a pyarrow.Table of a table's primary key."""
+        with self._looking("primary keys", session) as cursor:
+            return keys.primary_keys(cursor, self._database.catalog, keys.Named(catalog, schema, table))
+
+    def exported_keys(self, catalog: str | None, schema: str | None, table: str, session: Session | None = None) -> Any:
+        """Return a pyarrow.Table of the foreign keys that refer to a table."""
+        primary = keys.Named(catalog, schema, table)
+        return self._foreign_keys(primary, keys.Named(), session, by_primary=False)
+
+    def imported_keys(self, catalog: str | None, schema: str | None, table: str, session: Session | None = None) -> Any:
+        """Return a pyarrow.Table of a table's foreign keys."""
+        foreign = keys.Named(catalog, schema, table)
+        return self._foreign_keys(keys.Named(), foreign, session, by_primary=True)
+
+    def cross_reference(
+        self,
+        pk_catalog: str | None,
+        pk_schema: str | None,
+        pk_table: str,
+        fk_catalog: str | None,
+        fk_schema: str | None,
+        fk_table: str,
+        session: Session | None = None,
+    ) -> Any:
+        """Return a pyarrow.Table of the foreign keys from one table to another."""
+        primary = keys.Named(pk_catalog, pk_schema, pk_table)
+        foreign = keys.Named(fk_catalog, fk_schema, fk_table)
+        return self._foreign_keys(primary, foreign, session, by_primary=False)
+
+    def sql_facts(self) -> SqlFacts:
+        """Return the keywords and functions of DuckDB's SQL."""
+        facts = self._sql_facts
+        if facts is None:
+            with self._looking("functions", None) as cursor:
+                facts = self._sql_facts = sql_facts(cursor)
+        return facts
 
     def table_query(self, target: Target) -> str:
         """Return the SQL that reads a whole table."""
@@ -128,7 +208,7 @@ class Engine:
 
     def table_info(self, target: Target) -> tuple[Any, int]:
         """Return a table's or view's pyarrow.Schema and its number of rows. Raises TableNotFound."""
-        with self._cursor("read", "description", target.label, None) as (lease, _):
+        with self._cursors.open("read", "description", target.label, None) as (lease, _):
             return catalog.table_info(lease.cursor, self._database.catalog, target)
 
     # -- writing --------------------------------------------------------------------------------------
@@ -171,7 +251,7 @@ class Engine:
 
         Parameters go to the last statement. A conflict is tried again for `conflict_retry_seconds`.
         """
-        with self._cursor("execute", "statement", sql, caller) as (lease, call):
+        with self._cursors.open("execute", "statement", sql, caller) as (lease, call):
             rows, table = self._scripts.run(lease.cursor, sql, parameters, call)
             return Executed(rows, self._commits.add(), table)
 
@@ -235,53 +315,43 @@ class Engine:
             log.warning("writes were still waiting for their commit after %g seconds", drain_seconds)
         self._committer.close()
         self._cache.close()
+        self.sessions.close_idle()
         while self._database.leases_out() and time.monotonic() < deadline:
             time.sleep(0.01)
         self._calls.end_all("stopping")
+        self.sessions.close_all()
         self._database.close()
         self._calls.close()
 
     # -- within ---------------------------------------------------------------------------------------
 
     @contextlib.contextmanager
-    def _cursor(
-        self, pool: Any, kind: str, text: str, caller: Caller | None, *, leave: bool = False
-    ) -> Iterator[tuple[Lease, Call]]:
-        """Lease a cursor and register the call on it; translate and note what fails.
+    def _looking(self, what: str, session: Session | None) -> Iterator[Any]:
+        """Give a cursor that sees what the session sees, or what is there for everybody."""
+        if session is not None:
+            with session.looking(what) as cursor:
+                yield cursor
+        else:
+            with self._cursors.open("read", what, "", None) as (lease, _):
+                yield lease.cursor
 
-        With `leave` the block takes both over when it succeeds.
-        """
-        lease = self._database.lease(pool)
-        call = self._calls.start(
-            kind,
-            text,
-            caller or Caller(),
-            timeout_seconds=self._limits.get(kind, self.config.query_timeout_seconds),
-            interrupt=lease.interrupt,
-        )
-        done = False
-        try:
-            yield lease, call
-            done = True
-        except Exception as error:
-            self._database.note(error)
-            ours = translate(error, call)
-            if isinstance(ours, InternalError):
-                log.exception("%s failed", kind)
-            if ours is error:
-                raise
-            raise ours from error
-        finally:
-            if not (leave and done):
-                self._calls.finish(call)
-                lease.close()
+    def _foreign_keys(
+        self, primary: keys.Named, foreign: keys.Named, session: Session | None, *, by_primary: bool
+    ) -> Any:
+        with self._looking("foreign keys", session) as cursor:
+            return keys.foreign_keys(cursor, self._database.catalog, primary, foreign, by_primary=by_primary)
+
+    def _tables_changed(self) -> None:
+        """Forget what is known of tables: one was made, dropped or altered, and that was committed."""
+        self._committer.forget_plans()
+        self._known_tables.forget()
 
     def _put_small(self, target: Target, schema: Any, batches: list[Any], nbytes: int, caller: Caller) -> Receipt:
         if not len(schema) and target.mode in ("append", "upsert"):
             self.table_info(target)  # nothing at all was sent: the table must be there all the same
             return Receipt(0, self.commit)
         if target.mode == "create_append":
-            with self._cursor("read", "look at a table", target.label, caller) as (lease, _):
+            with self._cursors.open("read", "look at a table", target.label, caller) as (lease, _):
                 there = table_exists(lease.cursor, self._database.catalog, target)
             if there:
                 target = Target(target.table, target.schema)
@@ -319,14 +389,11 @@ class Engine:
     def _put_alone(self, target: Target, schema: Any, caller: Caller, store: Callable[[Load, float], int]) -> Receipt:
         if not len(schema):
             raise InvalidArgument(f'table "{target.label}" needs at least one column')
-        with self._cursor("large write", "upload", target.label, caller) as (lease, call):
+        with self._cursors.open("large write", "upload", target.label, caller) as (lease, call):
             load = Load(lease, self._database.catalog, target, schema, call)
-            self._cache.begin()
-            try:
+            with self._cache.streaming():
                 rows = store(load, self.config.conflict_retry_seconds)
-            finally:
-                self._cache.end()
             if target.mode not in ("append", "upsert"):
-                self._committer.forget_plans()
+                self._tables_changed()
             self._rows.add(rows)
             return Receipt(rows, self._commits.add())

@@ -17,18 +17,24 @@ from .failures import does_not_fit, translate
 from .words import Target
 
 __all__ = [
+    "VALUE_ERRORS",
     "Column",
     "already_there",
     "create_sql",
     "diagnose",
     "insert_sql",
     "matched",
+    "one_of_these",
     "quoted",
     "source_columns",
     "table_columns",
     "table_exists",
     "table_name",
 ]
+
+
+VALUE_ERRORS = (duckdb.DataError, duckdb.InvalidInputException, duckdb.NotSupportedError, UnicodeError)
+"""What DuckDB raises for a value that does not fit its column."""
 
 
 class Column(NamedTuple):
@@ -77,6 +83,8 @@ def source_columns(cursor: Any, sent: pa.Schema) -> list[Column]:
         return []
     try:
         types = _types(cursor, sent)
+    except (duckdb.InterruptException, duckdb.TransactionException):
+        raise
     except (duckdb.Error, pa.ArrowException) as error:
         for field in sent:
             try:
@@ -140,8 +148,9 @@ def create_sql(catalog: str, target: Target, sent: pa.Schema, columns: list[Colu
         parts.append(f"{quoted(field.name)} {kind}{'' if field.nullable else ' NOT NULL'}")
     if not parts:
         raise InvalidArgument(f'table "{target.label}" needs at least one column')
-    verb = "CREATE OR REPLACE TABLE" if target.mode == "replace" else "CREATE TABLE"
-    return f"{verb} {table_name(catalog, target)} ({', '.join(parts)})"
+    verb = "CREATE OR REPLACE" if target.mode == "replace" else "CREATE"
+    kind = "TEMP TABLE" if catalog == "temp" else "TABLE"
+    return f"{verb} {kind} {table_name(catalog, target)} ({', '.join(parts)})"
 
 
 def insert_sql(cursor: Any, catalog: str, target: Target, sent: pa.Schema, columns: list[Column], source: str) -> str:
@@ -225,7 +234,7 @@ def diagnose(
         return type(found)(f'table "{target.label}": {found.message}')
     if isinstance(error, (duckdb.CatalogException, duckdb.BinderException)) and _is_view(cursor, catalog, target):
         return InvalidArgument(f'"{target.label}" is a view; rows go into tables')
-    if not isinstance(error, (duckdb.DataError, duckdb.InvalidInputException, duckdb.NotSupportedError, UnicodeError)):
+    if not isinstance(error, VALUE_ERRORS):
         return found
     try:
         sources = source_columns(cursor, sent)
@@ -238,6 +247,11 @@ def diagnose(
             cursor.execute(f"SELECT count(CAST({quoted(name)} AS {wanted.type})) FROM {quoted(source)}").fetchall()
         except (duckdb.Error, UnicodeError) as why:
             return does_not_fit(wanted.name, given.type, wanted.type, translate(why).message)
+    return one_of_these(found, sources, into)
+
+
+def one_of_these(found: DucktowerError, sources: list[Column], into: list[Column]) -> SchemaMismatch:
+    """Return the error for a value that does not fit when it is not known which column's it was."""
     differing = [
         f'"{w.name}" (found {g.type}, wanted {w.type})' for g, w in zip(sources, into, strict=True) if g.type != w.type
     ]

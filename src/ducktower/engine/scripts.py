@@ -16,18 +16,17 @@ import duckdb
 import pyarrow as pa
 
 from ..config import EngineConfig
-from ..errors import Conflict, DucktowerError, LimitExceeded
+from ..errors import Conflict, DucktowerError, InvalidSQL, LimitExceeded
 from . import statements
 from .calls import Call
 from .failures import translate
+from .parameters import Parameters, Rows
 
-__all__ = ["Parameters", "Scripts"]
+__all__ = ["Scripts"]
 
 _PAUSE_SECONDS_FIRST = 0.001
 _PAUSE_SECONDS_MAX = 0.1
 _BATCH_ROWS = 2_048
-
-Parameters = list[Any] | dict[str, Any] | None
 
 
 class Scripts:
@@ -45,14 +44,19 @@ class Scripts:
         The result is a pyarrow.Table, or None when there is none. Parameters go to the last statement. Raises
         Conflict when others kept changing the same rows for `conflict_retry_seconds`.
         """
-        script = statements.script(cursor, sql, self._config.sql_bytes_max)
+        return self.run_statements(cursor, statements.script(cursor, sql, self._config.sql_bytes_max), parameters, call)
+
+    def run_statements(
+        self, cursor: Any, script: list[Any], parameters: Parameters | Rows, call: Call
+    ) -> tuple[int, Any]:
+        """Do what `run` does with statements that were parsed already; none of them is BEGIN, COMMIT or ROLLBACK."""
         try:
             return self._retried(cursor, script, parameters, call)
         finally:
             if any(statements.changes_tables(statement) for statement in script):
                 self._tables_changed()
 
-    def _retried(self, cursor: Any, script: list[Any], parameters: Parameters, call: Call) -> tuple[int, Any]:
+    def _retried(self, cursor: Any, script: list[Any], parameters: Parameters | Rows, call: Call) -> tuple[int, Any]:
         deadline = time.monotonic() + self._config.conflict_retry_seconds
         try:
             return self._once(cursor, script, parameters)
@@ -75,14 +79,19 @@ class Scripts:
             time.sleep(pause)
             pause = min(pause * 2, _PAUSE_SECONDS_MAX)
 
-    def _once(self, cursor: Any, script: list[Any], parameters: Parameters) -> tuple[int, Any]:
+    def _once(self, cursor: Any, script: list[Any], parameters: Parameters | Rows) -> tuple[int, Any]:
         if len(script) == 1 and statements.runs_alone(script[0]):
-            return self._last(cursor, script[0], parameters)
+            if isinstance(parameters, Rows):
+                raise InvalidSQL("this kind of statement takes no rows of parameters")
+            return self.last(cursor, script[0], parameters)
         cursor.execute("BEGIN TRANSACTION")
         try:
             for statement in script[:-1]:
                 _run(cursor, statement)
-            result = self._last(cursor, script[-1], parameters)
+            if isinstance(parameters, Rows):
+                result = self.for_each(cursor, script[-1], parameters)
+            else:
+                result = self.last(cursor, script[-1], parameters)
             cursor.execute("COMMIT")
         except BaseException:
             with contextlib.suppress(duckdb.Error):
@@ -90,7 +99,28 @@ class Scripts:
             raise
         return result
 
-    def _last(self, cursor: Any, statement: Any, parameters: Parameters) -> tuple[int, Any]:
+    def for_each(self, cursor: Any, statement: Any, rows: Rows) -> tuple[int, Any]:
+        """Run a statement once for each row of parameters; return all changed rows and all results, if it has any."""
+        if not statements.gives_changed_rows(statement):
+            changed = 0
+            for part in rows.parts():
+                cursor.executemany(statement, part)  # plans once for all of them, and adds their counts up
+                changed = -1 if changed < 0 or cursor.rowcount < 0 else changed + int(cursor.rowcount)
+            return changed, None
+        tables = []
+        nbytes = 0
+        for parameters in rows:
+            _, table = self.last(cursor, statement, parameters)
+            nbytes += table.nbytes
+            self._check_returned(nbytes)
+            tables.append(table)
+        if not tables:
+            return 0, None
+        result = pa.concat_tables(tables)
+        return result.num_rows, result
+
+    def last(self, cursor: Any, statement: Any, parameters: Parameters) -> tuple[int, Any]:
+        """Run one statement to its end; return its changed rows (-1: not counted) and its result, if it has one."""
         relation = cursor.sql(statement, params=parameters)
         if relation is None:
             return -1, None
@@ -99,14 +129,17 @@ class Scripts:
         nbytes = 0
         for batch in reader:
             nbytes += batch.nbytes
-            if nbytes > self._config.returned_bytes_max:
-                raise LimitExceeded(
-                    f"the statement returns more than {self._config.returned_bytes_max} bytes; it was rolled back"
-                )
+            self._check_returned(nbytes)
             batches.append(batch)
         table = pa.Table.from_batches(batches, schema=reader.schema)
         changed = statements.changed_rows(statement, table)
         return (table.num_rows, table) if changed is None else (changed, None)
+
+    def _check_returned(self, nbytes: int) -> None:
+        if nbytes > self._config.returned_bytes_max:
+            raise LimitExceeded(
+                f"the statement returns more than {self._config.returned_bytes_max} bytes; it was rolled back"
+            )
 
 
 def _run(cursor: Any, statement: Any) -> None:

@@ -10,11 +10,24 @@ from __future__ import annotations
 import re
 from typing import Any
 
+import duckdb
 import pyarrow as pa
 
 from ..errors import Forbidden, InvalidSQL, LimitExceeded
 
-__all__ = ["changed_rows", "changes_tables", "one_query", "runs_alone", "script"]
+__all__ = [
+    "changed_rows",
+    "changes_tables",
+    "gives_changed_rows",
+    "is_query",
+    "keeps_state",
+    "kind_of",
+    "one_query",
+    "parsed",
+    "runs_alone",
+    "script",
+    "verb",
+]
 
 _QUERIES = frozenset({"SELECT", "EXPLAIN", "MULTI"})
 """MULTI is what PIVOT becomes: its temporary enum type, then the SELECT."""
@@ -23,34 +36,111 @@ _RUN_ALONE = frozenset({"ATTACH", "CALL", "COPY_DATABASE", "DETACH", "EXPORT", "
 """Statements that DuckDB refuses inside a transaction, or that a transaction would not undo."""
 
 
-_OURS = re.compile(r"\b(set|reset|pragma)\b.*(memory_limit|max_memory)", re.IGNORECASE | re.DOTALL)
-"""The one setting that stays open, for the engine (see `block_cache`). EXPLAIN ANALYZE runs a SET too."""
+_OURS = re.compile("memory_limit|max_memory", re.IGNORECASE)
+"""The one setting that stays open, for the engine: see `block_cache`."""
+
+_EXPLAINED = frozenset(
+    {"select", "with", "from", "values", "table", "pivot", "unpivot", "describe", "desc", "show", "summarize"}
+    | {"insert", "update", "delete", "merge", "create", "execute"}
+)
+"""How a statement begins that may be explained: EXPLAIN ANALYZE runs SET, BEGIN and COMMIT, too."""
+_EXPLAIN_WORDS = frozenset({"explain", "analyze", "analyse", "verbose"})
+_KEEP_STATE = frozenset({"ATTACH", "DETACH", "LOAD", "PREPARE", "EXECUTE", "PRAGMA", "SET", "TRANSACTION"})
+"""Statements whose effect stays with the cursor that ran them, or needs what stayed with it."""
+
+_TEMPORARY = re.compile(r"\btemp(orary)?\b", re.IGNORECASE)
+
+_GLOBAL = re.compile(r"\bglobal\b", re.IGNORECASE)
+_VERB = re.compile(r"[A-Za-z]+")
+_SAVEPOINT_ERROR = re.compile(r'at or near "(savepoint|release)"', re.IGNORECASE)
+_ROLLBACK_TO = re.compile(r"\brollback(\s+(work|transaction))?\s+to\b", re.IGNORECASE)
 
 _NESTING_MAX = 1_000
 _BRACKETS = re.compile(r"[()\[\]{}]")
 
-_KEEP_TABLES = _QUERIES | {"INSERT", "UPDATE", "DELETE", "MERGE_INTO"}
+_CHANGE_ROWS = frozenset({"INSERT", "UPDATE", "DELETE", "MERGE_INTO"})
+_KEEP_TABLES = _QUERIES | _CHANGE_ROWS
+_RETURNING = re.compile(r"\breturning\b", re.IGNORECASE)
 
 
-def script(cursor: Any, sql: str, bytes_max: int) -> list[Any]:
-    """Return the statements of `sql`, at least one.
+def parsed(cursor: Any, sql: str, bytes_max: int) -> list[Any]:
+    """Return the statements of `sql`, at least one, BEGIN, COMMIT and ROLLBACK included.
 
-    Raises InvalidSQL when there is none or one of them is BEGIN, COMMIT or ROLLBACK, LimitExceeded when the
-    text is too long, Forbidden for what is never offered, and DuckDB's ParserException.
+    Raises InvalidSQL when there is none, Forbidden for a kind that is not offered, LimitExceeded when the text is
+    too long, and DuckDB's ParserException.
     """
     size = len(sql.encode(errors="replace"))
     if size > bytes_max:
         raise LimitExceeded(f"the SQL has {size} bytes, the limit is {bytes_max}; send data as parameters or rows")
     if _nesting(sql) > _NESTING_MAX:
         raise InvalidSQL(f"brackets are nested more than {_NESTING_MAX} deep")
-    statements: list[Any] = cursor.extract_statements(sql)
+    try:
+        statements: list[Any] = cursor.extract_statements(sql)
+    except duckdb.ParserException as error:
+        if _SAVEPOINT_ERROR.search(str(error)) or _ROLLBACK_TO.search(sql):
+            raise InvalidSQL("DuckDB has no savepoints; end the transaction or roll all of it back") from error
+        raise
     if not statements:
         raise InvalidSQL("there is no statement")
-    if any(_kind(statement) == "" for statement in statements):
-        raise Forbidden("this kind of statement is not offered")
-    if any(_kind(statement) in ("SET", "EXPLAIN") and _OURS.search(statement.query) for statement in statements):
-        raise Forbidden("memory_limit belongs to the server; its operator sets it")
-    if any(_kind(statement) == "TRANSACTION" for statement in statements):
+    for statement in statements:
+        kind = kind_of(statement)
+        if kind == "":
+            raise Forbidden("this kind of statement is not offered")
+        if kind in ("ATTACH", "DETACH"):
+            _refuse_attaching(cursor, statement, kind)
+        # DuckDB lets the settings that a session may change be changed for everybody, too: not here. The whole text
+        # is searched, comments and literals included: whoever takes those out first may differ from DuckDB.
+        if kind == "EXPLAIN" and (verb := _explained(statement.query)) not in _EXPLAINED:
+            raise Forbidden(f"EXPLAIN of {verb.upper()} is not offered")
+        if kind in ("SET", "PRAGMA") and _OURS.search(statement.query):
+            raise Forbidden("memory_limit belongs to the server; its operator sets it")
+        if kind in ("SET", "PRAGMA") and _GLOBAL.search(statement.query):
+            raise Forbidden("SET GLOBAL is not offered: settings belong to the server, or to your session")
+    return statements
+
+
+def _explained(sql: str) -> str:
+    """Return the first word of the statement that an EXPLAIN explains, as DuckDB's own tokenizer sees it."""
+    tokens = duckdb.tokenize(sql)
+    ends = [*(start for start, _ in tokens[1:]), len(sql)]
+    words = iter(
+        sql[start:end].strip().lower()
+        for (start, kind), end in zip(tokens, ends, strict=True)
+        if kind != duckdb.token_type.comment
+    )
+    for word in words:
+        if word == "(":
+            inside = next(words, "")
+            if inside in _EXPLAINED or inside == "(":
+                return inside if inside != "(" else next((found for found in words if found != "("), "")
+            while inside not in (")", ""):  # options
+                inside = next(words, "")
+        elif word not in _EXPLAIN_WORDS:
+            return word
+    return ""
+
+
+def _refuse_attaching(cursor: Any, statement: Any, kind: str) -> None:
+    """Refuse to change what is attached, which is the same for everybody, unless the operator opened that.
+
+    DuckDB's sandbox refuses files, but lets databases in memory come and the served one go.
+    """
+    (opened,) = cursor.execute("SELECT current_setting('enable_external_access')").fetchone()
+    if not opened:
+        raise Forbidden(f"{kind} is not offered: this server serves one database")
+    first = "SELECT database_name FROM duckdb_databases() WHERE NOT internal ORDER BY database_oid LIMIT 1"
+    (served,) = cursor.execute(first).fetchone()
+    if kind == "DETACH" and str(served).lower() in statement.query.lower():
+        raise Forbidden(f'"{served}" is the served database')
+
+
+def script(cursor: Any, sql: str, bytes_max: int) -> list[Any]:
+    """Return the statements of `sql`, at least one, none of which is BEGIN, COMMIT or ROLLBACK.
+
+    Raises what `parsed` does, and InvalidSQL for those three.
+    """
+    statements = parsed(cursor, sql, bytes_max)
+    if any(kind_of(statement) == "TRANSACTION" for statement in statements):
         raise InvalidSQL("BEGIN, COMMIT and ROLLBACK need a session; a script is one transaction as it is")
     return statements
 
@@ -63,7 +153,7 @@ def one_query(cursor: Any, sql: str, bytes_max: int) -> Any:
     statements = script(cursor, sql, bytes_max)
     if len(statements) != 1:
         raise InvalidSQL(f"a query is one statement, not {len(statements)}; a script goes to `execute`")
-    kind = _kind(statements[0])
+    kind = kind_of(statements[0])
     if kind not in _QUERIES:
         raise Forbidden(f"{kind} is not a query; send it with `execute`")
     return statements[0]
@@ -71,12 +161,34 @@ def one_query(cursor: Any, sql: str, bytes_max: int) -> Any:
 
 def runs_alone(statement: Any) -> bool:
     """Whether the statement must run outside a transaction of ours."""
-    return _kind(statement) in _RUN_ALONE
+    return kind_of(statement) in _RUN_ALONE
+
+
+def is_query(statement: Any) -> bool:
+    """Whether the statement is of a kind that asks; whether it writes all the same, the engine's transaction tells."""
+    return kind_of(statement) in _QUERIES
+
+
+def keeps_state(statement: Any) -> bool:
+    """Whether a session must keep the cursor that runs the statement. Rather too often than not."""
+    kind = kind_of(statement)
+    return kind in _KEEP_STATE or (kind in ("CREATE", "CALL") and _TEMPORARY.search(statement.query) is not None)
+
+
+def gives_changed_rows(statement: Any) -> bool:
+    """Whether the statement changes rows and may give them back (RETURNING). Rather too often than not."""
+    return kind_of(statement) in _CHANGE_ROWS and _RETURNING.search(statement.query) is not None
+
+
+def verb(statement: Any) -> str:
+    """Return the statement's first word in capitals; DuckDB has cut off what stands before it."""
+    found = _VERB.match(statement.query)
+    return found[0].upper() if found else ""
 
 
 def changes_tables(statement: Any) -> bool:
     """Whether tables may be other ones after the statement: made, dropped or altered."""
-    return _kind(statement) not in _KEEP_TABLES
+    return kind_of(statement) not in _KEEP_TABLES
 
 
 def changed_rows(statement: Any, result: Any) -> int | None:
@@ -85,7 +197,7 @@ def changed_rows(statement: Any, result: Any) -> int | None:
     DuckDB answers DML without RETURNING with one BIGINT `Count`, and DDL with an empty `Count` or `Success`: for
     the caller that is no result.
     """
-    if _kind(statement) in _QUERIES or result.column_names not in (["Count"], ["Success"]):
+    if kind_of(statement) in _QUERIES or result.column_names not in (["Count"], ["Success"]):
         return None
     if result.num_rows == 0:
         return -1
@@ -95,7 +207,7 @@ def changed_rows(statement: Any, result: Any) -> int | None:
     return None
 
 
-def _kind(statement: Any) -> str:
+def kind_of(statement: Any) -> str:
     """Return the statement's type, or "" for one that DuckDB's Python cannot name (UPDATE EXTENSIONS)."""
     try:
         return str(statement.type.name)

@@ -12,6 +12,9 @@ replaced here, for one stream at a time, by functions that delegate to the origi
 The layout and the rules (a consumer may move the struct, so state hangs on `private_data`) are those of the
 Arrow C stream interface, https://arrow.apache.org/docs/format/CStreamInterface.html.
 
+Python code that reads such a stream itself closes it, with `with`: CPython cannot call `release` while an
+exception is on its way, which is when a failed reader would be freed.
+
 Must never know what the rows mean, nor hold a lock while calling out.
 """
 
@@ -22,15 +25,15 @@ import ctypes
 import errno
 import logging
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import pyarrow as pa
 
 from .batch_bytes import BatchBytes
 
-__all__ = ["bounded", "chained"]
+__all__ = ["Streamed", "bounded", "chained", "in_pieces"]
 
 log = logging.getLogger(__name__)
 
@@ -160,6 +163,14 @@ def _address(function: Any) -> int:
     return address
 
 
+class Streamed(NamedTuple):
+    """A result on its way: a pyarrow.RecordBatchReader, its rows (-1: not known yet), and its bytes in memory now."""
+
+    reader: Any
+    rows: int
+    nbytes: int
+
+
 class _Capsule:
     """Hands a changed stream to Arrow by the PyCapsule protocol."""
 
@@ -203,6 +214,17 @@ def chained(
     return pa.RecordBatchReader.from_stream(_Capsule(capsule))
 
 
+def in_pieces(table: Any, batch_bytes_max: int) -> Any:
+    """Return a reader of a pyarrow.Table in batches fit for the wire; of nothing, without columns, for None."""
+    if table is None:
+        return pa.RecordBatchReader.from_batches(pa.schema([]), [])
+    return pa.Table.from_batches(_cut_up(table.to_batches(), batch_bytes_max), schema=table.schema).to_reader()
+
+
+def _cut_up(batches: Iterable[Any], batch_bytes_max: int) -> list[Any]:
+    return [piece for batch in batches for piece in _pieces(batch, batch_bytes_max)]
+
+
 def _pieces(batch: Any, batch_bytes_max: int) -> Iterator[Any]:
     """Halve a batch until its pieces fit; a single row is never cut, whatever its size."""
     if batch.nbytes <= batch_bytes_max or batch.num_rows <= 1:
@@ -220,25 +242,32 @@ def bounded(
     batch_bytes_max: int,
     on_release: Callable[[], None],
     error_text: Callable[[str], str],
-) -> Any:
+    whole_bytes_max: int = 0,
+) -> Streamed:
     """Return what `reader` holds as a stream fit for the wire; its first batch is computed before this returns.
 
-    - A result of one batch is taken whole and `on_release` is called at once: a slow client then holds nothing.
+    - A result of one batch, or of up to `whole_bytes_max`, is taken whole and `on_release` is called at once: a
+      slow client then holds nothing.
     - A result whose batches are sure to fit (`exact`) goes on as the native stream.
     - Any other stays native too, but the size of each batch is looked at, and one that is larger than
       `batch_bytes_max` is cut: how wide its rows are is not known before they are there.
     """
     schema = reader.schema
     ahead: list[Any] = []
-    for _ in range(2):
+    nbytes = 0
+    ended = False
+    while not ended and (len(ahead) < 2 or nbytes <= whole_bytes_max):
         try:
             ahead.append(reader.read_next_batch())
+            nbytes += ahead[-1].nbytes
         except StopIteration:
-            break
-    if len(ahead) < 2 and sum(batch.nbytes for batch in ahead) <= batch_bytes_max:
+            ended = True
+    pieces = ahead if exact else _cut_up(ahead, batch_bytes_max)
+    if ended and (nbytes <= whole_bytes_max or (len(ahead) < 2 and nbytes <= batch_bytes_max)):
         reader.close()
         on_release()
-        return pa.Table.from_batches(ahead, schema=schema).to_reader()
-    pieces = [piece for batch in ahead for piece in _pieces(batch, batch_bytes_max)]
+        whole = pa.Table.from_batches(pieces, schema=schema)
+        return Streamed(whole.to_reader(), whole.num_rows, nbytes)
     bytes_max = None if exact else batch_bytes_max
-    return chained(pieces, reader, on_release=on_release, error_text=error_text, bytes_max=bytes_max)
+    chain = chained(pieces, reader, on_release=on_release, error_text=error_text, bytes_max=bytes_max)
+    return Streamed(chain, -1, nbytes)

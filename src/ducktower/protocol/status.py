@@ -32,7 +32,11 @@ from ..errors import (
     from_coded_text,
 )
 
-__all__ = ["from_flight", "to_flight"]
+__all__ = ["Unimplemented", "from_flight", "to_flight"]
+
+
+class Unimplemented(InvalidArgument):
+    """A command or action of the protocol that this server does not offer. Its status is its own, its code not."""
 
 
 class _Muted(type):
@@ -52,11 +56,16 @@ class DucktowerStatusInvalid(pa.ArrowInvalid, metaclass=_Muted):
     """Sent as INVALID_ARGUMENT."""
 
 
+class DucktowerStatusUnimplemented(NotImplementedError, metaclass=_Muted):
+    """Sent as UNIMPLEMENTED."""
+
+
 class DucktowerStatusNotFound(pa.ArrowKeyError, metaclass=_Muted):
     """Sent as NOT_FOUND."""
 
 
 _STATUS: dict[type[DucktowerError], type[Exception]] = {
+    Unimplemented: DucktowerStatusUnimplemented,
     InvalidArgument: DucktowerStatusInvalid,
     InvalidSQL: DucktowerStatusInvalid,
     TableNotFound: DucktowerStatusNotFound,

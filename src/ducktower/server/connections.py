@@ -1,4 +1,4 @@
-"""Cuts TCP connections: those left when a server ends, and that of a client which no longer reads.
+"""TCP connections: tells which are open; cuts those left when a server ends, and those of clients that read no more.
 
 pyarrow can neither cancel a call nor give `shutdown` a deadline, so one client that holds a stream open would
 keep its cursor, and the process. A connection that is shut down below gRPC ends its calls at once.
@@ -15,7 +15,7 @@ import stat
 from pathlib import Path
 from urllib.parse import unquote
 
-__all__ = ["cut"]
+__all__ = ["connected", "cut", "endpoint"]
 
 _DESCRIPTORS = Path("/dev/fd")  # Linux and macOS
 
@@ -34,6 +34,35 @@ def cut(port: int, peer: str | None = None) -> int:
             if stat.S_ISSOCK(os.fstat(int(name)).st_mode) and _cut_one(os.dup(int(name)), port, peer):
                 count += 1
     return count
+
+
+def endpoint(peer: str) -> tuple[str, int] | None:
+    """Return address and port of what gRPC calls the other side; None when it is no TCP connection."""
+    kind, _, rest = unquote(peer).partition(":")
+    address, _, port = rest.rpartition(":")
+    if kind not in ("ipv4", "ipv6") or not port.isdigit():
+        return None
+    return _plain(address.strip("[]")), int(port)
+
+
+def connected(port: int) -> set[tuple[str, int]] | None:
+    """Return address and port of every client connected to the server on `port`; None when it cannot be seen."""
+    if not _DESCRIPTORS.is_dir():
+        return None
+    found = set()
+    for name in os.listdir(_DESCRIPTORS):
+        with contextlib.suppress(OSError):
+            if stat.S_ISSOCK(os.fstat(int(name)).st_mode):
+                with socket.socket(fileno=os.dup(int(name))) as one:
+                    if one.family in (socket.AF_INET, socket.AF_INET6) and one.getsockname()[1] == port:
+                        address, other_port = one.getpeername()[:2]
+                        found.add((_plain(address), other_port))
+    return found
+
+
+def _plain(address: str) -> str:
+    """Return an address as one of its own family: gRPC listens on both with one socket."""
+    return address.removeprefix("::ffff:").partition("%")[0]
 
 
 def _cut_one(descriptor: int, port: int, peer: str | None) -> bool:

@@ -18,7 +18,9 @@ from ..engine import Caller
 from ..errors import Cancelled, DucktowerError, InternalError, Overloaded, Unavailable
 from ..protocol.status import to_flight
 from .connections import cut
+from .flight_sql import FlightSql
 from .plain_flight import ALWAYS_ADMITTED, PlainFlight
+from .visits import MIDDLEWARE, NoHandshake, Visit, Visits
 
 __all__ = ["Listener"]
 
@@ -28,12 +30,15 @@ log = logging.getLogger(__name__)
 class Listener(flight.FlightServerBase):
     """gRPC calls each of these from a thread of its own, one thread for each call in flight."""
 
-    def __init__(self, location: str, config: ServerConfig, plain: PlainFlight) -> None:
+    def __init__(
+        self, location: str, config: ServerConfig, plain: PlainFlight, flight_sql: FlightSql, visits: Visits
+    ) -> None:
         self._config = config
         self._plain = plain
+        self._sql = flight_sql
         self._places = threading.BoundedSemaphore(config.calls_in_flight_max)
         self._stopping = False  # set once, by the thread that stops the server
-        super().__init__(location)
+        super().__init__(location, auth_handler=NoHandshake(), middleware={MIDDLEWARE: visits})
 
     def stop_accepting(self) -> None:
         """Answer every further call with UNAVAILABLE; those in flight go on."""
@@ -41,17 +46,23 @@ class Listener(flight.FlightServerBase):
 
     def do_get(self, context: Any, ticket: Any) -> Any:
         """Stream a query's result natively."""
-        with self._call(context) as caller:
-            return flight.RecordBatchStream(self._plain.get(ticket.ticket, caller))
+        with self._call(context) as (caller, visit):
+            raw = ticket.ticket
+            reader = self._sql.get(raw, visit, caller) if self._sql.claims(raw) else self._plain.get(raw, caller)
+            return flight.RecordBatchStream(reader)
 
     def get_flight_info(self, context: Any, descriptor: Any) -> Any:
-        """Describe a query or a table."""
-        with self._call(context) as caller:
+        """Run a statement of Flight SQL, or describe a query or a table."""
+        with self._call(context) as (caller, visit):
+            if self._is_sql(descriptor):
+                return self._sql.info(descriptor, visit, caller)
             return self._plain.info(descriptor, caller)
 
     def get_schema(self, context: Any, descriptor: Any) -> Any:
         """Describe a query's or a table's columns."""
-        with self._call(context) as caller:
+        with self._call(context) as (caller, visit):
+            if self._is_sql(descriptor):
+                return flight.SchemaResult(self._sql.schema(descriptor, visit, caller))
             return flight.SchemaResult(self._plain.info(descriptor, caller).schema)
 
     def list_flights(self, context: Any, criteria: bytes) -> Any:  # noqa: ARG002 - no criteria are defined
@@ -61,31 +72,41 @@ class Listener(flight.FlightServerBase):
 
     def do_put(self, context: Any, descriptor: Any, reader: Any, writer: Any) -> None:
         """Store a stream and answer once it is durable."""
-        with self._call(context) as caller:
-            writer.write(self._plain.put(descriptor, reader, caller))
+        with self._call(context) as (caller, visit):
+            if self._is_sql(descriptor):
+                writer.write(self._sql.put(descriptor, reader, visit, caller))
+            else:
+                writer.write(self._plain.put(descriptor, reader, caller))
 
     def do_exchange(self, context: Any, descriptor: Any, reader: Any, writer: Any) -> None:
         """Serve an open stream of writes."""
-        with self._call(context) as caller:
+        with self._call(context) as (caller, _):
             self._plain.exchange(descriptor, reader, writer, caller)
 
     def list_actions(self, context: Any) -> Any:
         """Name the actions."""
         with self._call(context):
-            return self._plain.actions()
+            return self._plain.actions() + self._sql.actions()
 
     def do_action(self, context: Any, action: Any) -> Any:
         """Run an action."""
-        with self._call(context, always=action.type in ALWAYS_ADMITTED) as caller:
+        with self._call(context, always=action.type in ALWAYS_ADMITTED) as (caller, visit):
             body = action.body.to_pybytes() if action.body is not None else b""
-            return iter([flight.Result(part) for part in self._plain.act(action.type, body, caller)])
+            if self._sql.has_action(action.type):
+                parts = self._sql.act(action.type, body, visit, caller)
+            else:
+                parts = self._plain.act(action.type, body, caller)
+            return iter([flight.Result(part) for part in parts])
+
+    def _is_sql(self, descriptor: Any) -> bool:
+        return descriptor.descriptor_type == flight.DescriptorType.CMD and self._sql.claims(descriptor.command)
 
     def _hang_up(self, peer: str) -> None:
         found = cut(self.port, peer)
         log.warning("cut %d connections of %s, which does not read what it asked for", found, peer)
 
     @contextlib.contextmanager
-    def _call(self, context: Any, *, always: bool = False) -> Iterator[Caller]:
+    def _call(self, context: Any, *, always: bool = False) -> Iterator[tuple[Caller, Visit]]:
         """Admit a call, and let nothing out of it but an error of ours. What is `always` admitted takes no place."""
         if not always and not self._places.acquire(blocking=False):
             error = Overloaded(f"{self._config.calls_in_flight_max} calls are in flight already")
@@ -93,8 +114,10 @@ class Listener(flight.FlightServerBase):
         try:
             if self._stopping:
                 raise Unavailable("the server is stopping")
-            peer = context.peer()
-            yield Caller(peer, gone=context.is_cancelled, hang_up=lambda: self._hang_up(peer))
+            visit: Visit = context.get_middleware(MIDDLEWARE)
+            visit.check()
+            visit.peer = peer = context.peer()
+            yield Caller(peer, gone=context.is_cancelled, hang_up=lambda: self._hang_up(peer)), visit
         except DucktowerError as error:
             raise to_flight(error, self._config.error_bytes_max) from None
         except Exception as error:

@@ -56,7 +56,7 @@ class PlainFlight:
             ),
             "tables": _Action("All tables and views, as an Arrow IPC stream in pieces.", self._tables),
             "statistics": _Action("Counters and latencies since the start.", self._statistics),
-            "sessions": _Action("Calls that run now.", self._sessions),
+            "sessions": _Action("Calls that run now, and the sessions of Flight SQL.", self._sessions),
             "cancel": _Action('End a running call: {"id": n}.', self._cancel),
             "checkpoint": _Action("Write the WAL into the database file.", self._checkpoint),
         }
@@ -201,7 +201,7 @@ class PlainFlight:
         yield commands.to_json(self._engine.statistics())
 
     def _sessions(self, _arguments: dict[str, Any], _caller: Caller) -> Iterator[bytes]:
-        yield commands.to_json({"sessions": self._engine.running()})
+        yield commands.to_json({"sessions": self._engine.running(), "flight_sql": self._engine.sessions.describe()})
 
     def _execute(self, arguments: dict[str, Any], caller: Caller) -> Iterator[bytes]:
         query = commands.parse_query(arguments["raw"], "action's body")

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import gc
 import logging
 import socket
 import threading
@@ -17,10 +18,12 @@ from ..config import EngineConfig, ServerConfig
 from ..engine import Engine
 from ..errors import InvalidArgument, Unavailable
 from ..malloc import keep_freed_memory
-from .auth import check_address
+from .auth import Authenticator, check_address
 from .connections import cut
 from .flight import Listener
+from .flight_sql import FlightSql
 from .plain_flight import PlainFlight
+from .visits import Visits
 
 __all__ = ["FlightServer", "serve"]
 
@@ -44,7 +47,10 @@ class FlightServer:
         # come from another one once.
         self._engine: Engine | None = None
         self._plain: PlainFlight | None = None
+        self._sql: FlightSql | None = None
+        self._visits: Visits | None = None
         self._listener: Listener | None = None
+        self._port = 0
         self._closing = threading.Lock()
         self._closed = threading.Event()
 
@@ -57,12 +63,24 @@ class FlightServer:
         try:
             self._plain = PlainFlight(self._engine, self._config)
             host = f"[{self._config.host}]" if ":" in self._config.host else self._config.host
-            self._listener = Listener(f"grpc://{host}:{self._config.port}", self._config, self._plain)
+            self._sql = FlightSql(self._engine, self._config)
+            self._visits = Visits(self._engine, Authenticator(), self._config)
+            location = f"grpc://{host}:{self._config.port}"
+            self._listener = Listener(location, self._config, self._plain, self._sql, self._visits)
         except BaseException as error:
+            if self._visits is not None:
+                self._visits.stop()
+            if self._sql is not None:
+                self._sql.close()
+            if self._plain is not None:
+                self._plain.close()
             self._engine.close(0)
+            self._engine = None
             if isinstance(error, OSError):
                 raise Unavailable(f"cannot listen on {self._config.host}:{self._config.port}") from error
             raise
+        self._port = int(self._listener.port)
+        self._visits.lost_clients.listening_on(self._port)
         # A program that forgets to close must still end, and leave a checkpointed file.
         atexit.register(self.close)
         return self
@@ -70,7 +88,8 @@ class FlightServer:
     @property
     def port(self) -> int:
         """The port that is listened on."""
-        return int(self._started().port)
+        self._started()
+        return self._port
 
     @property
     def url(self) -> str:
@@ -83,9 +102,7 @@ class FlightServer:
     @property
     def engine(self) -> Engine:
         """The engine behind the server, for use in the same process."""
-        self._started()
-        assert self._engine is not None  # noqa: S101 - start sets both
-        return self._engine
+        return self._started()
 
     def wait(self, timeout_seconds: float | None = None) -> bool:
         """Wait until the server is closed; False when the time was over first."""
@@ -98,16 +115,24 @@ class FlightServer:
                 return
             if self._listener is not None:
                 self._listener.stop_accepting()
+            if self._visits is not None:
+                self._visits.stop()
+            if self._sql is not None:
+                self._sql.close()  # results that wait hold cursors, and nobody can fetch them any more
             self._engine.close(self._config.drain_seconds)
             if self._plain is not None:
                 self._plain.close()
             if self._listener is not None:
                 self._stop_listening(self._listener)
+                # Arrow lets go of what it was given only while Python still runs, so not at its end; and the errors
+                # of calls refer to their frames, and these to the listener.
+                self._listener = self._visits = self._sql = self._plain = None
+                gc.collect()
             atexit.unregister(self.close)
             self._closed.set()
 
     def __enter__(self) -> FlightServer:
-        return self if self._listener is not None else self.start()
+        return self if self._engine is not None else self.start()
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -125,10 +150,10 @@ class FlightServer:
             log.info("cutting %d connections that are still open", cut(port))
             stopping.join(_CUT_WAIT_SECONDS)
 
-    def _started(self) -> Any:
-        if self._listener is None:
+    def _started(self) -> Engine:
+        if self._engine is None or not self._port:
             raise InvalidArgument("the server was not started")
-        return self._listener
+        return self._engine
 
 
 def serve(database: str = ":memory:", *, host: str = "127.0.0.1", port: int = 0, **settings: Any) -> FlightServer:

@@ -1,0 +1,158 @@
+"""A prepared statement: parsed once, described once, run as often as its client likes.
+
+Owns the parameters that are bound to it. Must never run anything itself: its session does, in the transaction that
+is open then, so that it outlives transactions.
+"""
+
+from __future__ import annotations
+
+import secrets
+import threading
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+
+from ..errors import InvalidArgument, LimitExceeded
+from . import statements, value_inserts
+from .calls import Caller
+from .describing import Description
+from .parameters import Parameters, Rows
+from .session_runs import Ran
+from .streams import in_pieces
+
+if TYPE_CHECKING:
+    from .session import Session
+
+__all__ = ["Prepared"]
+
+
+class Prepared:
+    """Safe from any thread, though its client is expected to bind and to run in turn."""
+
+    def __init__(
+        self, session: Session, sql: str, script: list[Any], description: Description, bound_bytes_max: int
+    ) -> None:
+        self.handle = secrets.token_bytes(16)
+        self.sql = sql
+        self._session = session
+        self._script = script
+        self._names = description.parameter_schema.names
+        self._bound_bytes_max = bound_bytes_max
+        self._insert = value_inserts.parametrised(sql) if self._names else None
+        self._literals = None if self._names or not description.is_update else value_inserts.literals(sql)
+        # Guarded by _lock: everything below.
+        self._lock = threading.Lock()
+        self._description = description
+        self._bound: Rows | None = None
+        self._bound_bytes = 0
+
+    @property
+    def description(self) -> Description:
+        """What the statement returns and takes; bound values may have settled what was open."""
+        with self._lock:
+            return self._description
+
+    @property
+    def bound_bytes(self) -> int:
+        """The bytes of the parameters that are bound."""
+        with self._lock:
+            return self._bound_bytes
+
+    def bind(self, table: Any) -> None:
+        """Keep a pyarrow.Table of parameters for the next runs; a table without columns takes them away.
+
+        Raises InvalidArgument when there are more or fewer than the statement has, LimitExceeded when its session
+        would hold more than `bound_bytes_max`.
+        """
+        rows = self._rows(table)
+        self._session.check_room_for_bound(self, table.nbytes)
+        description = self.description
+        if rows is not None and len(rows) and not description.settled:
+            settled = self._session.redescribe(self._script, next(iter(rows)))
+            description = settled._replace(parameter_schema=description.parameter_schema)
+        with self._lock:
+            self._bound = rows
+            self._bound_bytes = table.nbytes
+            self._description = description
+
+    def query(self, caller: Caller | None = None) -> Ran:
+        """Run with the bound parameters; return the result.
+
+        Several rows of parameters run it once for each, and their results follow each other.
+        """
+        with self._lock:
+            bound = self._bound
+        if bound is None:
+            self._want_parameters()
+            return self._run(None, caller)
+        if len(bound) == 1:
+            return self._run(next(iter(bound)), caller)
+        if statements.is_query(self._script[-1]):
+            return self._run_for_each(bound, caller)
+        return self._run(bound, caller)
+
+    def update(self, parameters: Any = None, caller: Caller | None = None) -> int:
+        """Run with a pyarrow.Table of parameters, or the bound ones; return the changed rows, -1 when not counted.
+
+        Many rows are all stored or none. A plain parametrised INSERT takes them as one Arrow table.
+        """
+        rows = None if parameters is None else self._rows(parameters)
+        if rows is None:
+            with self._lock:
+                rows = self._bound
+        if rows is None:
+            self._want_parameters()
+            return self._run_once(caller)
+        if not len(rows):
+            return 0
+        if self._insert is not None and len(self._insert.order) == rows.table.num_columns:
+            stored = self._session.insert(self._insert, rows.table, caller)
+            if stored is not None:
+                return stored
+        sent: Parameters | Rows = next(iter(rows)) if len(rows) == 1 else rows
+        return self._counted(sent, caller)
+
+    def close(self) -> None:
+        """Forget the statement; twice is harmless."""
+        self._session.close_prepared(self.handle)
+
+    def _run_once(self, caller: Caller | None) -> int:
+        if self._literals is not None:
+            stored = self._session.insert(*self._literals, caller)
+            if stored is not None:
+                return stored
+        return self._counted(None, caller)
+
+    def _counted(self, parameters: Parameters | Rows, caller: Caller | None) -> int:
+        ran = self._run(parameters, caller)
+        ran.reader.close()
+        return ran.rows
+
+    def _run(self, parameters: Parameters | Rows, caller: Caller | None) -> Ran:
+        return self._session.run(self._script, self.sql, parameters, caller)
+
+    def _run_for_each(self, rows: Rows, caller: Caller | None) -> Ran:
+        """Run once for each row; the results follow each other, and are held in whole up to a bound."""
+        bytes_max = self._session.config.returned_bytes_max
+        tables = [self.description.dataset_schema.empty_table()]
+        nbytes = 0
+        for parameters in rows:
+            with self._run(parameters, caller).reader as reader:
+                for batch in reader:
+                    nbytes += batch.nbytes
+                    if nbytes > bytes_max:
+                        raise LimitExceeded(f"the results for all parameters have over {bytes_max} bytes")
+                    tables.append(pa.Table.from_batches([batch]))
+        table = pa.concat_tables(tables[1:] or tables)
+        return Ran(table.num_rows, in_pieces(table, self._session.config.batch_bytes_max), table.nbytes)
+
+    def _rows(self, table: Any) -> Rows | None:
+        if table.nbytes > self._bound_bytes_max:
+            raise LimitExceeded(f"the parameters have {table.nbytes} bytes, the limit is {self._bound_bytes_max}")
+        if not table.num_columns and not self._names:
+            return None
+        return Rows(table, self._names) if table.num_columns else None
+
+    def _want_parameters(self) -> None:
+        if self._names:
+            raise InvalidArgument(f"the statement has {len(self._names)} parameters, none are bound")

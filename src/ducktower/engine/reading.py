@@ -1,0 +1,63 @@
+"""A query's result as a stream fit for the wire, on a cursor that was leased for it.
+
+Owns how a statement becomes such a stream. Must never begin or end a transaction: callers own it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from ..config import EngineConfig
+from ..errors import coded_text
+from .batch_bytes import batch_rows
+from .block_cache import BlockCache
+from .calls import Call
+from .failures import translate_text
+from .parameters import Parameters
+from .streams import Streamed, bounded
+
+__all__ = ["stream"]
+
+
+def stream(
+    cursor: Any,
+    statement: Any,
+    parameters: Parameters,
+    call: Call,
+    config: EngineConfig,
+    release: Callable[[], None],
+    cache: BlockCache,
+    *,
+    whole_bytes_max: int = 0,
+) -> Streamed:
+    """Run a query; return its result as a native stream whose first batch is computed already.
+
+    `release` is called once, when the result ended or was dropped, by the thread that does it. A result of up to
+    `whole_bytes_max` is taken whole, and `release` is called at once.
+    """
+    streams = False
+
+    def released() -> None:
+        release()
+        if streams:
+            cache.end()
+
+    relation = cursor.sql(statement, params=parameters)
+    rows, exact = batch_rows(relation.types, config.batch_bytes_max)
+
+    def error_text(raw: str) -> str:
+        return coded_text(translate_text(raw, call))
+
+    streamed = bounded(
+        relation.to_arrow_reader(rows),
+        exact=exact,
+        batch_bytes_max=config.batch_bytes_max,
+        on_release=released,
+        error_text=error_text,
+        whole_bytes_max=whole_bytes_max,
+    )
+    if streamed.rows < 0:  # else it was taken whole
+        cache.begin()
+        streams = True
+    return streamed

@@ -1,0 +1,313 @@
+"""One client's session: its transaction, prepared statements, options and rows.
+
+Owns the prepared statements, and what a session offers to the wire; `session_runs` decides where statements run.
+Must never keep a cursor that it does not need.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+import time
+from collections.abc import Iterator
+from typing import Any
+
+from ..errors import InvalidArgument, InvalidSQL, LimitExceeded
+from . import session_options, statements, value_inserts
+from .calls import Caller
+from .describing import Description
+from .parameters import Parameters, Rows
+from .prepared import Prepared
+from .session_activity import Activity
+from .session_cursor import SessionCursor, Transaction
+from .session_loads import Ingest, Loading, insert_rows
+from .session_parts import Parts
+from .session_runs import Ran, Runs
+from .session_turns import Turns
+
+__all__ = ["Session"]
+
+_CLOSE_WAIT_SECONDS = 5.0
+
+
+class Session:
+    """Safe from any thread. Statements without state run beside each other, those on the own cursor take turns."""
+
+    def __init__(self, parts: Parts, session_id: str, principal: str) -> None:
+        self.id = session_id
+        self.principal = principal
+        self.started = time.monotonic()
+        self._parts = parts
+        self._activity = Activity()
+        self._own = SessionCursor(parts.cursors.database)
+        self._turns = Turns(parts.cursors, self._activity, self._own, parts.config.session_wait_seconds)
+        self._runs = Runs(parts, self._activity, self._own, self._turns)
+        self.config = parts.config
+        self._lock = threading.Lock()  # guards _prepared
+        self._prepared: dict[bytes, Prepared] = {}
+
+    # -- transactions ---------------------------------------------------------------------------------
+
+    def begin(self) -> bytes:
+        """Open a transaction and return its id. It begins in DuckDB with its first statement.
+
+        One that was opened before and in which nothing happened is replaced, its id is dead. Raises
+        InvalidArgument when something did.
+        """
+        with self._turns.alone():
+            open_one = self._own.transaction
+            if open_one is not None and (open_one.id is None or open_one.started):
+                raise InvalidArgument("a transaction is open in this session already; end it first")
+            self._own.transaction = transaction = Transaction(named=True)
+            assert transaction.id is not None  # noqa: S101 - named ones have an id
+            return transaction.id
+
+    def end(self, transaction_id: bytes, *, commit: bool) -> None:
+        """Commit the transaction or roll it back. It is over afterwards, also when COMMIT fails.
+
+        Raises InvalidArgument for an id that is not the open transaction's, Conflict when others were faster, and
+        InvalidSQL when a statement of it had failed.
+        """
+        self._check(transaction_id)
+        if not commit:
+            self.cancel()  # a result that nobody reads on would keep the turn
+        with self._turns.alone():
+            self._check(transaction_id)
+            try:
+                if commit:
+                    self._runs.commit()
+                else:
+                    self._own.rollback()
+            finally:
+                self._own.transaction = None
+
+    @property
+    def in_transaction(self) -> bool:
+        """Whether a transaction is open and something happened in it."""
+        transaction = self._own.transaction
+        return transaction is not None and transaction.started
+
+    # -- statements -----------------------------------------------------------------------------------
+
+    def query(
+        self,
+        sql: str,
+        parameters: Parameters = None,
+        transaction_id: bytes | None = None,
+        caller: Caller | None = None,
+    ) -> Ran:
+        """Run SQL and return its result; what writes ran to its end when this returns."""
+        self._check(transaction_id)
+        return self.run(self._parsed(sql), sql, parameters, caller)
+
+    def update(
+        self,
+        sql: str,
+        parameters: Parameters = None,
+        transaction_id: bytes | None = None,
+        caller: Caller | None = None,
+    ) -> int:
+        """Run SQL, one statement or a script; return the rows that the last one changed, -1 when not counted.
+
+        Outside a transaction a script is all or nothing, unless it has BEGIN, COMMIT or ROLLBACK itself.
+        """
+        self._check(transaction_id)
+        insert = value_inserts.literals(sql) if parameters is None else None
+        stored = None if insert is None else self.insert(*insert, caller)
+        if stored is not None:
+            return stored
+        ran = self.run(self._parsed(sql), sql, parameters, caller)
+        ran.reader.close()
+        return ran.rows
+
+    def describe(self, sql: str, caller: Caller | None = None) -> Description:
+        """Return what the last statement of `sql` returns and takes, without running it."""
+        return self._described(sql, caller)[1]
+
+    def prepare(self, sql: str, transaction_id: bytes | None = None, caller: Caller | None = None) -> Prepared:
+        """Prepare a statement or script. It outlives transactions. Raises LimitExceeded past `prepared_max`."""
+        self._check(transaction_id)
+        script, description = self._described(sql, caller)
+        prepared = Prepared(self, sql, script, description, self._parts.config.bound_bytes_max)
+        with self._lock:
+            if len(self._prepared) >= self._parts.config.prepared_max:
+                raise LimitExceeded(f"the session has {len(self._prepared)} prepared statements; close some")
+            self._prepared[prepared.handle] = prepared
+        return prepared
+
+    def prepared(self, handle: bytes) -> Prepared:
+        """Return a prepared statement. Raises InvalidArgument when the handle is unknown or closed."""
+        with self._lock:
+            prepared = self._prepared.get(handle)
+        if prepared is None:
+            raise InvalidArgument("the prepared statement is unknown or closed")
+        return prepared
+
+    def close_prepared(self, handle: bytes) -> None:
+        """Forget a prepared statement; twice is harmless."""
+        with self._lock:
+            self._prepared.pop(handle, None)
+
+    # -- for prepared statements ----------------------------------------------------------------------
+
+    def run(self, script: list[Any], text: str, parameters: Parameters | Rows, caller: Caller | None) -> Ran:
+        """Run parsed statements where they belong."""
+        self._check(None)
+        return self._runs.run(script, text, parameters, caller)
+
+    def insert(self, insert: value_inserts.PlainInsert, table: Any, caller: Caller | None) -> int | None:
+        """Store rows by one plain INSERT ... VALUES; None when it is to run as it is written.
+
+        Without state they go where all small writes go, the commit queue.
+        """
+        self._check(None)
+        if not self._own.in_use:
+            with self._activity.busy():
+                target = insert.target(self._parts, table)
+                if target is not None:
+                    return int(self._parts.put(*target, caller).rows)
+        if table.num_rows == 1:
+            return None
+        with self._turns.call("statement", insert.into_sql, caller) as own_call:
+            return self._runs.stored(lambda: insert_rows(own_call.cursor, insert, table), own_call.call)
+
+    def check_room_for_bound(self, prepared: Prepared, nbytes: int) -> None:
+        """Raise LimitExceeded when the session's statements would have too many bytes of parameters bound."""
+        with self._lock:
+            others = [one for one in self._prepared.values() if one is not prepared]
+        bound = sum(one.bound_bytes for one in others)
+        if bound + nbytes > self.config.bound_bytes_max:
+            raise LimitExceeded(
+                f"the session's statements have {bound} bytes of parameters bound, {nbytes} more are beyond the limit "
+                f"of {self.config.bound_bytes_max}; close some"
+            )
+
+    def redescribe(self, script: list[Any], values: Parameters) -> Description:
+        """Describe a script again, now that its parameters' values are known."""
+        with self.looking("description") as cursor:
+            return self._parts.describer.describe(cursor, script, values)
+
+    # -- rows -----------------------------------------------------------------------------------------
+
+    def ingest(self, ingest: Ingest, reader: Any, caller: Caller | None = None) -> int:
+        """Store what `reader` (pyarrow.RecordBatchReader) gives, all or nothing; return the rows.
+
+        It runs in the open transaction when there is one; a client that goes away half way fails it.
+        """
+        self._check(ingest.transaction_id)
+        if not (ingest.temporary or self._own.in_use):
+            with self._activity.busy():
+                return int(self._parts.put(ingest.target(self._parts), reader, caller).rows)
+        with self._turns.call("upload", ingest.table, caller) as own_call:
+            loading = Loading(ingest, self._parts, reader, own_call.call)
+            with self._parts.cursors.cache.streaming():
+                rows = self._runs.stored(
+                    lambda: loading.store(own_call.cursor),
+                    own_call.call,
+                    in_steps=True,
+                    makes_table=ingest.may_make_table,
+                    may_try_again=loading.may_try_again,
+                )
+            self._own.kept = self._own.kept or ingest.temporary
+            return rows
+
+    # -- options --------------------------------------------------------------------------------------
+
+    def options(self) -> dict[str, session_options.Value]:
+        """Return the session's options: catalog, schema, and DuckDB's settings that it may change."""
+        with self.looking("options") as cursor:
+            return session_options.read(cursor)
+
+    def set_options(self, options: dict[str, session_options.Value]) -> dict[str, session_options.Refusal]:
+        """Set options, None meaning the default; return why those that were not set were refused."""
+        refused: dict[str, session_options.Refusal] = {}
+        as_they_are = self.options()
+        for name, value in options.items():
+            with self._parts.cursors.open("internal", "options", name, None) as (lease, _):
+                sql, refusal = session_options.setting_sql(lease.cursor, self._parts.catalog, name, value)
+            if refusal is not None:
+                refused[name] = refusal
+                continue
+            if not self._own.kept and session_options.is_so(as_they_are, name, value):
+                continue  # a cursor would be kept for nothing
+            with self._turns.call("options", name, None) as own_call:
+                self._own.kept = True
+                own_call.cursor.execute(sql).fetchall()
+        return refused
+
+    def has_state(self) -> bool:
+        """Whether closing the session would lose something: a transaction, what is kept, prepared statements."""
+        with self._lock:
+            return bool(self._prepared) or self._own.in_use or self.idle_seconds() == 0
+
+    @property
+    def holds_cursor(self) -> bool:
+        """Whether a cursor is kept for the session: a transaction in use, temporary tables, settings."""
+        return self._own.leased is not None
+
+    # -- for the registry -----------------------------------------------------------------------------
+
+    def cancel(self) -> bool:
+        """End what runs in this session, results that are being read included; return whether something did."""
+        return self._activity.cancel()
+
+    def touch(self) -> None:
+        """Say that the client is there."""
+        self._activity.touch()
+
+    def idle_seconds(self) -> float:
+        """Return for how long nothing was asked of the session; 0 while something runs."""
+        return self._activity.idle_seconds()
+
+    def give_up_transaction(self, idle_seconds: float) -> None:
+        """Roll back a transaction in which nothing happened for `idle_seconds`; its next statement says so."""
+        if not self.in_transaction or self.idle_seconds() < idle_seconds:
+            return
+        with self._turns.at_once() as free:
+            if free and self.in_transaction and self.idle_seconds() >= idle_seconds:
+                self._own.fail(InvalidSQL(f"it was rolled back after {idle_seconds:g} seconds without a statement"))
+
+    def drop_cursor(self) -> None:
+        """Give the own cursor back because the database is to be reopened, now or when its call ends."""
+        with self._turns.at_once():
+            pass
+
+    def close(self, *, wait_seconds: float = _CLOSE_WAIT_SECONDS) -> None:
+        """Cancel what runs, roll back, forget everything. Twice is harmless.
+
+        What takes longer to end than `wait_seconds` gives the cursor back at its end.
+        """
+        self._activity.close()
+        with self._lock:
+            self._prepared.clear()
+        self.cancel()
+        self._turns.close(wait_seconds)
+
+    # -- within ---------------------------------------------------------------------------------------
+
+    @contextlib.contextmanager
+    def looking(self, kind: str, text: str = "", caller: Caller | None = None) -> Iterator[Any]:
+        """Give a cursor for a look that changes nothing: it sees what the session's statements see."""
+        transaction = self._own.transaction
+        failed = transaction is not None and transaction.failure is not None
+        if not failed and (self._own.kept or self.in_transaction):
+            with self._turns.call(kind, text, caller) as own_call:
+                yield own_call.cursor
+        else:
+            with self._activity.busy(), self._parts.cursors.open("read", kind, text, caller) as (lease, _):
+                yield lease.cursor
+
+    def _described(self, sql: str, caller: Caller | None) -> tuple[list[Any], Description]:
+        with self.looking("description", sql, caller) as cursor:
+            script = statements.parsed(cursor, sql, self._parts.config.sql_bytes_max)
+            return script, self._parts.describer.describe(cursor, script)
+
+    def _parsed(self, sql: str) -> list[Any]:
+        with self._parts.cursors.open("internal", "statement", sql, None) as (lease, _):
+            return statements.parsed(lease.cursor, sql, self._parts.config.sql_bytes_max)
+
+    def _check(self, transaction_id: bytes | None) -> None:
+        self._activity.check()
+        transaction = self._own.transaction
+        if transaction_id and (transaction is None or transaction.id != transaction_id):
+            raise InvalidArgument("the transaction is unknown: it ended, or belongs to another session")

@@ -1,0 +1,37 @@
+"""What sessions need of the engine, handed to them in one piece. Owns no behaviour."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from ..config import EngineConfig
+from .calls import Caller
+from .describing import Describer
+from .known_tables import KnownTables
+from .leasing import Cursors
+from .scripts import Scripts
+from .words import Receipt, Target
+
+__all__ = ["Parts"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Parts:
+    """The engine's parts, as sessions use them."""
+
+    config: EngineConfig
+    catalog: str
+    cursors: Cursors
+    scripts: Scripts
+    describer: Describer
+    known_tables: KnownTables
+    put: Callable[[Target, Any, Caller | None], Receipt]
+    """Store rows durably, through the commit queue when they are few."""
+    committed: Callable[[], object]
+    """Count a commit."""
+    was_read: Callable[[], object]
+    """Count a query."""
+    tables_changed: Callable[[], None]
+    """Say that tables were made, dropped or altered."""

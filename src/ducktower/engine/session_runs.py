@@ -1,0 +1,280 @@
+"""Where a session's statements run.
+
+A statement of a session without state runs as everybody's does: a query on a fresh cursor in a read-only
+transaction, what writes as a script that tries conflicts again. Once there is state (an open transaction, temporary
+tables, settings) statements run on the session's own cursor, one at a time.
+
+Owns that choice and what BEGIN, COMMIT and ROLLBACK mean. Must never run a statement that `statements` refuses.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import duckdb
+
+from ..errors import Conflict, DucktowerError, Forbidden, InvalidSQL
+from . import statements
+from .calls import Call, Caller
+from .failures import translate
+from .parameters import Parameters, Rows
+from .reading import stream
+from .session_activity import Activity
+from .session_cursor import SessionCursor, Transaction
+from .session_parts import Parts
+from .session_turns import OwnCall, Turns
+from .streams import in_pieces
+
+__all__ = ["Ran", "Runs"]
+
+_PAUSE_SECONDS = 0.01
+_BEGIN_VERBS = ("BEGIN", "START")
+_COMMIT_VERBS = ("COMMIT", "END")
+_ROLLBACK_VERBS = ("ROLLBACK", "ABORT")
+
+
+class Ran(NamedTuple):
+    """What a script's last statement did.
+
+    Its result is a pyarrow.RecordBatchReader, one without columns when it gives nothing. `rows` are those it
+    changed, or those of a result that is there in whole; -1 when not counted. `nbytes` are those of the result that
+    are in memory now.
+    """
+
+    rows: int
+    reader: Any
+    nbytes: int = 0
+
+
+class Runs:
+    """Safe from any thread; the own cursor is used by the call that has the turn."""
+
+    def __init__(self, parts: Parts, activity: Activity, own: SessionCursor, turns: Turns) -> None:
+        self._parts = parts
+        self._activity = activity
+        self._own = own
+        self._turns = turns
+
+    def run(self, script: list[Any], text: str, parameters: Parameters | Rows, caller: Caller | None) -> Ran:
+        """Run parsed statements, where they belong."""
+        if not (self._own.in_use or any(map(statements.keeps_state, script))):
+            return self._beside(script, text, parameters, caller)
+        with self._turns.call("statement", text, caller) as own_call:
+            return self._on_own(own_call, script, parameters)
+
+    # -- on cursors of the engine's -------------------------------------------------------------------
+
+    def _beside(self, script: list[Any], text: str, parameters: Parameters | Rows, caller: Caller | None) -> Ran:
+        if len(script) == 1 and statements.is_query(script[0]) and not isinstance(parameters, Rows):
+            # A query that the read-only transaction refuses (nextval, EXPLAIN ANALYZE INSERT) runs as what writes.
+            with contextlib.suppress(Forbidden):
+                return self._read(script[0], text, parameters, caller)
+        with (
+            self._activity.busy(),
+            self._parts.cursors.open("execute", "statement", text, caller) as (lease, call),
+            self._activity.running(call),
+        ):
+            return self._autocommitted(lease.cursor, script, parameters, call)
+
+    def _read(self, statement: Any, text: str, parameters: Parameters, caller: Caller | None) -> Ran:
+        parts = self._parts
+        self._activity.enter()
+        try:
+            with parts.cursors.open("read", "query", text, caller, leave=True) as (lease, call):
+                self._activity.add(call)
+
+                def release() -> None:
+                    parts.cursors.calls.finish(call)
+                    lease.close()
+                    self._activity.discard(call)
+                    self._activity.leave()
+
+                try:
+                    lease.cursor.execute("BEGIN TRANSACTION READ ONLY")
+                    cache = parts.cursors.cache
+                    streamed = stream(lease.cursor, statement, parameters, call, parts.config, release, cache)
+                except BaseException:
+                    self._activity.discard(call)
+                    raise
+                parts.was_read()
+                return Ran(streamed.rows, streamed.reader, streamed.nbytes)
+        except BaseException:
+            self._activity.leave()
+            raise
+
+    def _autocommitted(self, cursor: Any, script: list[Any], parameters: Parameters | Rows, call: Call) -> Ran:
+        rows, table = self._parts.scripts.run_statements(cursor, script, parameters, call)
+        self._parts.committed()
+        return self._ran(rows, table)
+
+    def _ran(self, rows: int, table: Any) -> Ran:
+        nbytes = 0 if table is None else table.nbytes
+        return Ran(rows, in_pieces(table, self._parts.config.batch_bytes_max), nbytes)
+
+    # -- on the session's own cursor ------------------------------------------------------------------
+
+    def _on_own(self, own_call: OwnCall, script: list[Any], parameters: Parameters | Rows) -> Ran:
+        in_steps = self._own.transaction is not None or any(map(_is_transaction, script))
+        if not in_steps and not (len(script) == 1 and statements.is_query(script[0])):
+            self._keep(*script)
+            return self._autocommitted(own_call.cursor, script, parameters, own_call.call)
+        for statement in script[:-1]:
+            self._step(own_call, statement, None)
+        last = script[-1]
+        if statements.is_query(last) and not isinstance(parameters, Rows):
+            return self._streamed(own_call, last, parameters)
+        return self._step(own_call, last, parameters)
+
+    def _step(self, own_call: OwnCall, statement: Any, parameters: Parameters | Rows) -> Ran:
+        """Run one statement of a script to its end."""
+        if _is_transaction(statement):
+            self._transact(statement)
+            return self._ran(-1, None)
+        self._keep(statement)
+        transaction = self._own.transaction
+        if transaction is None:
+            return self._autocommitted(own_call.cursor, [statement], parameters, own_call.call)
+        self._enter(own_call.cursor, statement, parameters)
+        transaction.wrote(statements.changes_tables(statement))
+        if isinstance(parameters, Rows):
+            return self._ran(*self._parts.scripts.for_each(own_call.cursor, statement, parameters))
+        return self._ran(*self._parts.scripts.last(own_call.cursor, statement, parameters))
+
+    def _streamed(self, own_call: OwnCall, statement: Any, parameters: Parameters) -> Ran:
+        if self._own.transaction is not None:
+            self._enter(own_call.cursor, statement, parameters)
+        config = self._parts.config
+        call = own_call.call
+        streamed = stream(
+            own_call.cursor,
+            statement,
+            parameters,
+            call,
+            config,
+            # Taken whole it ended well; later on nobody tells how it ends.
+            lambda: self._turns.ended_reading(call) if own_call.keep else self._turns.ended(call),
+            self._parts.cursors.cache,
+            whole_bytes_max=config.session_result_bytes_max,
+        )
+        own_call.keep = True
+        self._parts.was_read()
+        return Ran(streamed.rows, streamed.reader, streamed.nbytes)
+
+    def _enter(self, cursor: Any, statement: Any, parameters: Parameters | Rows) -> None:
+        """See to it that the transaction is begun, and that the statement can be bound: else it would be aborted."""
+        transaction = self._own.transaction
+        assert transaction is not None  # noqa: S101 - the caller looked
+        transaction.usable()
+        self._own.begin()
+        values = next(iter(parameters), None) if isinstance(parameters, Rows) else parameters
+        cursor._bind(statement, values=values)
+
+    def _keep(self, *script: Any) -> None:
+        if any(statements.keeps_state(statement) and not _is_transaction(statement) for statement in script):
+            self._own.kept = True
+
+    # -- transactions ---------------------------------------------------------------------------------
+
+    def _transact(self, statement: Any) -> None:
+        """Run BEGIN, COMMIT or ROLLBACK that came as SQL.
+
+        A transaction with an id is a mode of the client's: after COMMIT or ROLLBACK in SQL it goes on, empty.
+        """
+        verb = statements.verb(statement)
+        transaction = self._own.transaction
+        if verb not in (*_BEGIN_VERBS, *_COMMIT_VERBS, *_ROLLBACK_VERBS):
+            raise InvalidSQL(f'"{verb}" is no way to begin or to end a transaction here')
+        if verb in _BEGIN_VERBS:
+            self._begin(transaction, statement.query)
+        elif transaction is None:
+            raise InvalidSQL(f"{verb} needs a transaction, and none is open")
+        else:
+            try:
+                if verb in _COMMIT_VERBS:
+                    self.commit()
+                else:
+                    self._own.rollback()
+            finally:
+                self._over(transaction)
+
+    def _begin(self, transaction: Transaction | None, begin_sql: str) -> None:
+        if transaction is not None and transaction.started:
+            raise InvalidSQL("a transaction is open already; COMMIT or ROLLBACK it first")
+        self._own.transaction = transaction = transaction or Transaction(named=False)
+        transaction.begin_sql = begin_sql
+        try:
+            self._own.begin()
+        except BaseException:
+            self._over(transaction)
+            raise
+
+    def _over(self, transaction: Transaction) -> None:
+        transaction.restart()
+        if transaction.id is None:
+            self._own.transaction = None
+
+    def commit(self) -> None:
+        """Commit the open transaction, if something happened in it. Called with the turn."""
+        transaction = self._own.transaction
+        with self._parts.cursors.translated("commit"):
+            if transaction is not None and self._own.commit() and transaction.writes:
+                self._parts.committed()
+                if transaction.changes_tables:
+                    self._parts.tables_changed()
+
+    def stored(
+        self,
+        store: Callable[[], int],
+        call: Call,
+        *,
+        in_steps: bool = False,
+        makes_table: bool = False,
+        may_try_again: Callable[[], bool] = lambda: True,
+    ) -> int:
+        """Run `store` on the own cursor, in the open transaction or else in one of its own. Called with the turn.
+
+        When it takes several steps a failure fails the open transaction: they cannot be taken back alone. In one of
+        its own a conflict is tried again for `conflict_retry_seconds`.
+        """
+        transaction = self._own.transaction
+        if transaction is None:
+            deadline = time.monotonic() + self._parts.config.conflict_retry_seconds
+            while True:
+                try:
+                    return self._stored_alone(store, makes_table=makes_table)
+                except (duckdb.Error, DucktowerError) as error:
+                    conflict = isinstance(translate(error, call), Conflict)
+                    if not (conflict and may_try_again() and time.monotonic() < deadline):
+                        raise
+                call.check()
+                time.sleep(_PAUSE_SECONDS)
+        transaction.usable()
+        self._own.begin()
+        transaction.wrote(makes_table)
+        try:
+            return store()
+        except BaseException as error:
+            if in_steps:
+                self._own.fail(error)
+            raise
+
+    def _stored_alone(self, store: Callable[[], int], *, makes_table: bool) -> int:
+        self._own.transaction = transaction = Transaction(named=False)
+        try:
+            self._own.begin()
+            transaction.wrote(makes_table)
+            rows = store()
+            self.commit()
+        except BaseException:
+            self._own.rollback()
+            raise
+        finally:
+            self._own.transaction = None
+        return rows
+
+
+def _is_transaction(statement: Any) -> bool:
+    return statements.kind_of(statement) == "TRANSACTION"

@@ -1,0 +1,202 @@
+"""Plain INSERTs: `INSERT INTO t (a, b) VALUES (?, ?)`, or with literals, understood without running them.
+
+Rows of parameters for such a statement are an Arrow table with other names, so they can be stored as one: through
+the commit queue, or by one Arrow insert. Owns the small grammar of what is that plain. Must never guess: whatever
+it does not know in full is None, and runs as it is written.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from decimal import Decimal
+from typing import Any, NamedTuple
+
+import pyarrow as pa
+
+from .inserts import quoted
+from .session_parts import Parts
+from .words import Target
+
+__all__ = ["PlainInsert", "literals", "parametrised"]
+
+_NAME = r'(?:"(?:[^"]|"")+"|[A-Za-z_][A-Za-z0-9_]*)'
+_INSERT = re.compile(
+    rf"\s*INSERT\s+INTO\s+(?P<path>{_NAME}(?:\s*\.\s*{_NAME}){{0,2}})\s*"
+    rf"(?:\(\s*(?P<columns>{_NAME}(?:\s*,\s*{_NAME})*)\s*\)\s*)?VALUES\s*(?P<values>\(.*\))\s*;?\s*",
+    re.IGNORECASE | re.DOTALL,
+)
+_NAMES = re.compile(_NAME)
+_QUESTION_MARKS = re.compile(r"\(\s*\?(?:\s*,\s*\?)*\s*\)")
+_NUMBERED = re.compile(r"\(\s*\$\d+(?:\s*,\s*\$\d+)*\s*\)")
+_LITERAL = re.compile(
+    r"\s*(?:(?P<null>NULL\b)|(?P<bool>TRUE\b|FALSE\b)|(?P<text>'(?:[^']|'')*')|(?P<number>-?\d+(?:\.\d+)?)(?![\w.]))\s*",
+    re.IGNORECASE,
+)
+_TELLS_TYPES = re.compile(r"\b(BIT|UNION|VARIANT)\b")
+"""Types that keep, in what is stored, of which type a value was: there an Arrow type must not stand for another."""
+
+_LITERALS_BYTES_MAX = 16 * 1024
+_INT32, _INT64 = range(-(2**31), 2**31), range(-(2**63), 2**63)
+_DECIMAL_DIGITS_MAX = 18
+
+
+class PlainInsert(NamedTuple):
+    """Where the rows go: the table's name in its parts, and its columns in the order of the values, if named.
+
+    `order` says which parameter, counted from 0, is the value of each column.
+    """
+
+    path: tuple[str, ...]
+    columns: tuple[str, ...] | None
+    order: tuple[int, ...]
+
+    @property
+    def into_sql(self) -> str:
+        """The part of the statement that says where rows go, for DuckDB to resolve as it does in the statement."""
+        columns = "" if self.columns is None else f" ({', '.join(map(quoted, self.columns))})"
+        return f"INSERT INTO {'.'.join(map(quoted, self.path))}{columns}"
+
+    def arranged(self, table: Any) -> Any:
+        """Return a table of parameters with one column for each value, in the statement's order."""
+        return table.select(list(self.order))
+
+    def target(self, parts: Parts, table: Any) -> tuple[Target, Any] | None:
+        """Return the target and a reader of the rows under its columns' names.
+
+        None when the table is not plainly one of the served database, or the values are not one for each column:
+        DuckDB has the better words for what is wrong then.
+        """
+        if len(self.path) == 3 and self.path[0].lower() != parts.catalog.lower():
+            return None
+        if len(self.path) == 2 and self.path[0].lower() in (parts.catalog.lower(), "temp", "system"):
+            return None
+        target = Target(self.path[-1], self.path[-2] if len(self.path) > 1 else "main")
+        known = parts.known_tables.columns(target)
+        if known is None:
+            return None
+        columns = self.columns if self.columns is not None else tuple(column.name for column in known)
+        if len(columns) != len(self.order) or any(_TELLS_TYPES.search(column.type) for column in known):
+            return None
+        return target, self.arranged(table).rename_columns(list(columns)).to_reader()
+
+
+def parametrised(sql: str) -> PlainInsert | None:
+    """Return the plain INSERT that `sql` is when its one row of values is nothing but parameters, each used once."""
+    found = _INSERT.fullmatch(sql)
+    if found is None:
+        return None
+    values = found["values"]
+    if _QUESTION_MARKS.fullmatch(values):
+        order = tuple(range(values.count("?")))
+    elif _NUMBERED.fullmatch(values):
+        order = tuple(int(number) - 1 for number in re.findall(r"\d+", values))
+        if sorted(order) != list(range(len(order))):
+            return None
+    else:
+        return None
+    return _plain(found, order)
+
+
+def literals(sql: str) -> tuple[PlainInsert, Any] | None:
+    """Return the plain INSERT that `sql` is and its rows, when its values are nothing but literals.
+
+    Only those whose Arrow type means to DuckDB what the literal means: whole numbers, short decimals, texts,
+    booleans, NULL.
+    """
+    if len(sql) > _LITERALS_BYTES_MAX:
+        return None
+    found = _INSERT.fullmatch(sql)
+    if found is None:
+        return None
+    rows = list(_rows(found["values"]))
+    width = len(rows[0]) if rows and rows[0] is not None else 0
+    if not width or any(row is None or len(row) != width for row in rows):
+        return None
+    insert = _plain(found, tuple(range(width)))
+    columns = [_column([row[i] for row in rows if row is not None]) for i in range(width)]
+    if insert is None or any(column is None for column in columns):
+        return None
+    return insert, pa.table(columns, names=[str(i) for i in range(width)])
+
+
+def _plain(found: re.Match[str], order: tuple[int, ...]) -> PlainInsert | None:
+    path = tuple(_unquoted(name) for name in _NAMES.findall(found["path"]))
+    if found["columns"] is None:
+        return PlainInsert(path, None, order)
+    columns = tuple(_unquoted(name) for name in _NAMES.findall(found["columns"]))
+    if len(columns) != len(order) or len({column.lower() for column in columns}) != len(columns):
+        return None
+    return PlainInsert(path, columns, order)
+
+
+def _unquoted(name: str) -> str:
+    return name[1:-1].replace('""', '"') if name.startswith('"') else name
+
+
+def _rows(values: str) -> Iterator[list[Any] | None]:
+    """Yield the rows of `(1, 'a'), (2, 'b')`; None in place of whatever is not understood ends them."""
+    at = 0
+    while True:
+        if values[at] != "(":
+            yield None
+            return
+        row: list[Any] = []
+        while True:
+            found = _LITERAL.match(values, at + 1)
+            if found is None or found.end() >= len(values) or values[found.end()] not in ",)":
+                yield None
+                return
+            row.append(_value(found))
+            at = found.end()
+            if values[at] == ")":
+                break
+        yield row
+        rest = values[at + 1 :].lstrip()
+        if not rest:
+            return
+        if rest[0] != ",":
+            yield None
+            return
+        values, at = rest[1:].lstrip() or " ", 0
+
+
+def _value(found: re.Match[str]) -> Any:
+    if found["null"]:
+        return None
+    if found["bool"]:
+        return found["bool"].lower() == "true"
+    if found["text"]:
+        return found["text"][1:-1].replace("''", "'")
+    return Decimal(found["number"]) if "." in found["number"] else int(found["number"])
+
+
+def _column(values: list[Any]) -> Any:
+    """Return a column's values as one Arrow array, or None when they are of several kinds or too large."""
+    kinds = {type(value) for value in values if value is not None}
+    if not kinds:
+        return pa.nulls(len(values))
+    if len(kinds) > 1:
+        return None
+    kind = kinds.pop()
+    if kind is int:
+        return _integers(values)
+    if kind is Decimal:
+        return _decimals(values)
+    return pa.array(values, pa.bool_() if kind is bool else pa.string())
+
+
+def _integers(values: list[int | None]) -> Any:
+    for kind, fits in ((pa.int32(), _INT32), (pa.int64(), _INT64)):
+        if all(value is None or value in fits for value in values):
+            return pa.array(values, kind)
+    return None
+
+
+def _decimals(values: list[Decimal | None]) -> Any:
+    found = [value.as_tuple() for value in values if value is not None]
+    scale = max(-int(value.exponent) for value in found)
+    digits = max(len(value.digits) + int(value.exponent) for value in found) + scale
+    if digits > _DECIMAL_DIGITS_MAX or scale > _DECIMAL_DIGITS_MAX:
+        return None
+    return pa.array(values, pa.decimal128(_DECIMAL_DIGITS_MAX, scale))

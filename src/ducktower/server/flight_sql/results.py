@@ -1,0 +1,193 @@
+"""Results that wait to be fetched: GetFlightInfo runs a query, DoGet takes what it made, once.
+
+Owns the waiting readers, their number, size and time, and the thread that drops those which nobody fetches, so
+that none holds a cursor for ever. Must never run anything.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import secrets
+import threading
+import time
+from dataclasses import dataclass
+from typing import Any
+from weakref import WeakValueDictionary
+
+from ...config import ServerConfig
+from ...engine import Caller
+from ...errors import InvalidArgument, Overloaded, Unavailable
+
+__all__ = ["Listening", "Results"]
+
+log = logging.getLogger(__name__)
+
+_HANDLE_BYTES = 16
+
+
+class Listening:
+    """Whether somebody still waits for a result: first the call that asked for it, later the one that fetches it.
+
+    Between the two there is no call, and the context of an ended call is freed memory: it must be let go of.
+    """
+
+    def __init__(self, caller: Caller) -> None:
+        self.peer = caller.peer
+        self._lock = threading.Lock()  # guards everything below, also while the caller is asked
+        self._caller: Caller | None = caller
+        self._cancelled = False
+
+    def gone(self) -> bool:
+        """Whether the client of the call that runs now left, or the result was cancelled."""
+        with self._lock:
+            return self._cancelled or (self._caller is not None and self._caller.gone())
+
+    def hang_up(self) -> None:
+        """End the connection of the call that runs now."""
+        with self._lock:
+            if self._caller is not None:
+                self._caller.hang_up()
+
+    def move(self, caller: Caller | None) -> None:
+        """Listen to another call from now on, or to none."""
+        with self._lock:
+            self._caller = caller
+
+    def cancel(self) -> None:
+        """Have whatever runs for this result ended."""
+        with self._lock:
+            self._cancelled = True
+
+    def caller(self) -> Caller:
+        """Return the caller that the engine is given."""
+        return Caller(self.peer, gone=self.gone, hang_up=self.hang_up)
+
+
+@dataclass(slots=True)
+class _Waiting:
+    reader: Any
+    listening: Listening
+    principal: str
+    session_id: str
+    nbytes: int
+    deadline: float
+
+
+class Results:
+    """The waiting results; safe from any thread."""
+
+    def __init__(self, config: ServerConfig) -> None:
+        self._seconds = config.results_waiting_seconds
+        self._max = config.results_waiting_max
+        self._bytes_max = config.results_waiting_bytes_max
+        # Guarded by _lock: everything below. The dropping thread waits on _changed. Readers are closed outside it.
+        self._lock = threading.Lock()
+        self._changed = threading.Condition(self._lock)
+        self._waiting: dict[bytes, _Waiting] = {}  # in the order of their deadlines
+        self._nbytes = 0
+        self._listening: WeakValueDictionary[bytes, Listening] = WeakValueDictionary()
+        self._closed = False
+        self._thread = threading.Thread(target=self._drop_late, name="ducktower-results", daemon=True)
+        self._thread.start()
+
+    def check_room(self) -> None:
+        """Raise Overloaded when too many results wait already: before a query is run for nothing."""
+        if len(self._waiting) >= self._max:
+            raise Overloaded(f"{self._max} results wait to be fetched already")
+        if self._nbytes >= self._bytes_max:
+            raise Overloaded(f"results of {self._nbytes} bytes wait to be fetched already")
+
+    def hold(self, reader: Any, listening: Listening, principal: str, session_id: str, nbytes: int) -> bytes:
+        """Keep a reader until it is taken, for `results_waiting_seconds` at most; return its handle.
+
+        `nbytes` is what it holds in memory. Raises Unavailable when the server stops.
+        """
+        handle = secrets.token_bytes(_HANDLE_BYTES)
+        listening.move(None)
+        with self._lock:
+            if self._closed:
+                raise Unavailable("the server is stopping")
+            first = not self._waiting
+            deadline = time.monotonic() + self._seconds
+            self._waiting[handle] = _Waiting(reader, listening, principal, session_id, nbytes, deadline)
+            self._nbytes += nbytes
+            self._listening[handle] = listening
+            if first:
+                self._changed.notify()
+        return handle
+
+    def take(self, handle: bytes, principal: str, caller: Caller) -> Any:
+        """Return the reader of that handle; only once. Raises InvalidArgument when it is not waiting."""
+        with self._lock:
+            waiting = self._waiting.get(handle)
+            if waiting is None or waiting.principal != principal:
+                raise InvalidArgument(
+                    f"the ticket was used already, was never given, or waited for more than {self._seconds:g} seconds"
+                )
+            self._pop(handle)
+        waiting.listening.move(caller)
+        return waiting.reader
+
+    def cancel(self, handle: bytes, principal: str) -> bool:
+        """End the result of that handle, whether it waits or is being fetched; False when it is over."""
+        with self._lock:
+            waiting = self._waiting.get(handle)
+            if waiting is not None:
+                if waiting.principal != principal:
+                    return False
+                self._pop(handle)
+            listening = self._listening.pop(handle, None)
+        if listening is not None:
+            listening.cancel()
+        if waiting is not None:
+            _close(waiting)
+        return listening is not None
+
+    def drop_session(self, session_id: str) -> None:
+        """Let go of what waits for a session that ends."""
+        with self._lock:
+            found = [handle for handle, waiting in self._waiting.items() if waiting.session_id == session_id]
+            dropped = [self._pop(handle) for handle in found]
+        for waiting in dropped:
+            _close(waiting)
+
+    def waiting(self) -> int:
+        """Return how many results wait."""
+        return len(self._waiting)
+
+    def close(self) -> None:
+        """Drop everything and end the thread."""
+        with self._lock:
+            self._closed = True
+            dropped = [self._pop(handle) for handle in list(self._waiting)]
+            self._changed.notify()
+        for waiting in dropped:
+            _close(waiting)
+        self._thread.join()
+
+    def _pop(self, handle: bytes) -> _Waiting:
+        waiting = self._waiting.pop(handle)
+        self._nbytes -= waiting.nbytes
+        return waiting
+
+    def _drop_late(self) -> None:
+        while True:
+            with self._lock:
+                if self._closed:
+                    return
+                now = time.monotonic()
+                late = [handle for handle, waiting in self._waiting.items() if waiting.deadline <= now]
+                dropped = [self._pop(handle) for handle in late]
+                if not dropped:
+                    first = next(iter(self._waiting.values()), None)
+                    self._changed.wait(None if first is None else first.deadline - now)
+            for waiting in dropped:
+                log.info("a result of %s was not fetched within %g seconds", waiting.listening.peer, self._seconds)
+                _close(waiting)
+            dropped.clear()
+
+
+def _close(waiting: _Waiting) -> None:
+    with contextlib.suppress(Exception):
+        waiting.reader.close()

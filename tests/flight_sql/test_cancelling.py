@@ -1,0 +1,128 @@
+"""Ending what runs: the driver's cancel, deadlines, CancelFlightInfo, clients that leave."""
+
+from __future__ import annotations
+
+import threading
+from typing import Any
+
+import adbc_driver_flightsql as flightsql
+import adbc_driver_flightsql.dbapi as adbc
+import adbc_driver_manager
+import pyarrow as pa
+import pyarrow.flight as flight
+import pytest
+
+import ducktower
+from ducktower.protocol.flight_sql import flight_messages as f
+from ducktower.protocol.flight_sql import messages as m
+from support.flight_sql import RawFlightSql, cursors_back, unpacked
+from support.waiting import until
+
+ENDLESS = "SELECT count(*) FROM range(10_000_000) a, range(10_000_000) b"
+LONG = "SELECT i, repeat('x', 200) AS filler FROM range(50_000_000) t(i)"
+
+
+def test_cancel_by_the_driver(cursor: Any, client: ducktower.FlightClient, server: ducktower.FlightServer) -> None:
+    """`adbc_cancel` from another thread ends the query on the server; the connection goes on."""
+    failures: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            cursor.execute(ENDLESS)
+        except adbc_driver_manager.Error as error:
+            failures.append(error)
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    until(client.sessions, "the query to run")
+    cursor.adbc_cancel()
+    thread.join(60)
+    assert "CANCEL" in str(failures[0]).upper()
+    until(lambda: not client.sessions(), "the query to end")
+    cursors_back(server)
+    cursor.execute("SELECT 1")
+    assert cursor.fetchone() == (1,)
+
+
+@pytest.mark.parametrize("autocommit", [True, False])
+def test_a_deadline_of_the_client(
+    server: ducktower.FlightServer, client: ducktower.FlightClient, autocommit: bool
+) -> None:
+    """The driver's timeout ends the query on the server too, within a transaction as well."""
+    options = {flightsql.ConnectionOptions.TIMEOUT_QUERY.value: "0.5"}
+    with (
+        adbc.connect(server.url, conn_kwargs=options, autocommit=autocommit) as connection,
+        connection.cursor() as cursor,
+    ):
+        with pytest.raises(adbc_driver_manager.Error, match=r"(?i)timeout|deadline"):
+            cursor.execute(ENDLESS)
+        until(lambda: not client.sessions(), "the query to end")
+    cursors_back(server)
+
+
+def test_a_reader_that_is_dropped(cursor: Any, server: ducktower.FlightServer, client: ducktower.FlightClient) -> None:
+    """A client that stops reading and closes its cursor frees the query's cursor."""
+    cursor.execute(LONG)
+    reader = cursor.fetch_record_batch()
+    reader.read_next_batch()
+    reader.close()
+    cursor.close()
+    until(lambda: not client.sessions(), "the query to end")
+    cursors_back(server)
+
+
+def test_cancelling_a_result_that_waits(raw_sql: RawFlightSql, server: ducktower.FlightServer) -> None:
+    """CancelFlightInfo before DoGet: its cursor is free, its ticket refused; a second time there is nothing to do."""
+    info = raw_sql.info(m.CommandStatementQuery(query=LONG))
+    assert raw_sql.cancel(info) == f.CANCEL_STATUS_CANCELLED
+    cursors_back(server)
+    with pytest.raises(pa.ArrowInvalid, match=r"INVALID_ARGUMENT.*ticket"):
+        raw_sql.fetch(info)
+    assert raw_sql.cancel(info) == f.CANCEL_STATUS_NOT_CANCELLABLE
+
+
+def test_cancelling_a_result_that_is_read(
+    raw_sql: RawFlightSql, server: ducktower.FlightServer, client: ducktower.FlightClient
+) -> None:
+    """CancelFlightInfo during DoGet: the stream ends with CANCELLED."""
+    info = raw_sql.info(m.CommandStatementQuery(query=LONG))
+    reader = raw_sql.flight.do_get(info.endpoints[0].ticket)
+    reader.read_chunk()
+    with RawFlightSql(server.url) as other:
+        assert other.cancel(info) == f.CANCEL_STATUS_CANCELLED
+    with pytest.raises((pa.ArrowException, flight.FlightError), match=r"CANCELLED"):
+        reader.read_all()
+    until(lambda: not client.sessions(), "the query to end")
+    cursors_back(server)
+
+
+def test_the_older_way_to_cancel(raw_sql: RawFlightSql) -> None:
+    """CancelQuery, whose answer is packed."""
+    info = raw_sql.info(m.CommandStatementQuery(query=LONG))
+    (answer,) = raw_sql.act("CancelQuery", m.ActionCancelQueryRequest(info=info.serialize()))
+    result = unpacked(answer, m.ActionCancelQueryResult).result
+    assert result == m.ActionCancelQueryResult.CANCEL_RESULT_CANCELLED
+
+
+def test_what_cannot_be_cancelled(raw_sql: RawFlightSql) -> None:
+    """Metadata is no query that runs."""
+    info = raw_sql.info(m.CommandGetCatalogs())
+    assert raw_sql.cancel(info) == f.CANCEL_STATUS_NOT_CANCELLABLE
+
+
+def test_others_cannot_cancel(server: ducktower.FlightServer) -> None:
+    """Another principal's cancel does nothing."""
+    with RawFlightSql(server.url, authorization="Basic YWRhOng") as ada, RawFlightSql(server.url) as nobody:
+        info = ada.info(m.CommandStatementQuery(query="SELECT 1 AS n"))
+        assert nobody.cancel(info) == f.CANCEL_STATUS_NOT_CANCELLABLE
+        assert ada.fetch(info).num_rows == 1
+
+
+def test_abandoned_streams_leave_nothing(connect: Any, server: ducktower.FlightServer) -> None:
+    """Thirty results, each given up after its first batch."""
+    connection = connect()
+    for _ in range(30):
+        with connection.cursor() as cursor:
+            cursor.execute("SELECT i, repeat('x', 100) AS filler FROM range(2_000_000) t(i)")
+            cursor.fetch_record_batch().read_next_batch()
+    cursors_back(server)

@@ -1,0 +1,128 @@
+"""Plain INSERTs that are understood without DuckDB: they mean what DuckDB makes of them, or are left alone."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import duckdb
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from ducktower.engine import value_inserts
+
+TEXTS = st.text(st.characters(exclude_characters="\0", codec="utf-8"), max_size=12)
+VALUES = st.one_of(
+    st.just("NULL"),
+    st.sampled_from(["TRUE", "false", "DEFAULT", "now()", "1e3", "-1", "+1", "007", ".5", "5.", "1_0", "0.10", "-0.0"]),
+    st.integers(-(2**70), 2**70).map(str),
+    st.decimals(-(10**19), 10**19, allow_nan=False, places=3).map(str),
+    TEXTS.map(lambda text: "'" + text.replace("'", "''") + "'"),
+    st.sampled_from(["E'x'", "'a' 'b'", "$$x$$", "(1)", "1 + 1", "'a' -- '", "/* , */ 1", "?", "x"]),
+)
+SPACE = st.sampled_from(["", " ", "\n ", "\t"])
+
+
+@pytest.fixture(scope="module")
+def cursor() -> Iterator[Any]:
+    """Open a database in memory, with tables of text and of numbers."""
+    with duckdb.connect() as connection:
+        connection.execute("CREATE TABLE texts (a VARCHAR, b VARCHAR); CREATE TABLE doubles (a DOUBLE, b DOUBLE)")
+        yield connection
+
+
+def stored(cursor: Any, table: str, run: Any) -> list[Any] | None:
+    """Return what `run` stores in the table, None when it fails."""
+    cursor.execute("BEGIN")
+    try:
+        run()
+        rows: list[Any] = cursor.execute(f"SELECT COLUMNS(*)::VARCHAR FROM {table} ORDER BY ALL").fetchall()
+    except duckdb.Error:
+        return None
+    finally:
+        cursor.execute("ROLLBACK")
+    return rows
+
+
+@settings(max_examples=400, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.data())
+def test_what_is_understood_is_what_duckdb_understands(cursor: Any, data: st.DataObject) -> None:
+    """Random values, commas, brackets and blanks: the same rows are stored, or the text is left to DuckDB."""
+    table = data.draw(st.sampled_from(["texts", "doubles"]))
+    rows = data.draw(st.lists(st.lists(VALUES, min_size=1, max_size=3), min_size=1, max_size=3))
+    space = data.draw(SPACE)
+    values = f"{space},{space}".join("(" + f"{space},{space}".join(row) + f"{space})" for row in rows)
+    sql = f"INSERT INTO {table}{space or ' '}VALUES{space}{values}{space}"
+    understood = value_inserts.literals(sql)
+    if understood is None:
+        return
+    insert, arrow = understood
+    cursor.register("arrow", arrow)
+    ours = stored(cursor, table, lambda: cursor.execute(f"{insert.into_sql} SELECT * FROM arrow"))
+    cursor.unregister("arrow")
+    assert ours == stored(cursor, table, lambda: cursor.execute(sql)), sql
+
+
+@pytest.mark.parametrize(
+    ("sql", "path", "columns", "order"),
+    [
+        ("INSERT INTO t VALUES (?)", ("t",), None, (0,)),
+        ("insert into s.t(a,b)values(?,?)", ("s", "t"), ("a", "b"), (0, 1)),
+        ('INSERT INTO "a.b" . "c""d" VALUES (?);', ("a.b", 'c"d'), None, (0,)),
+        ("INSERT INTO t (a, b) VALUES ($2, $1)", ("t",), ("a", "b"), (1, 0)),
+        ("INSERT INTO c.s.t VALUES ($1)", ("c", "s", "t"), None, (0,)),
+    ],
+)
+def test_plain_ones(sql: str, path: tuple[str, ...], columns: tuple[str, ...] | None, order: tuple[int, ...]) -> None:
+    """Names are taken apart as SQL does, parameters are put in order."""
+    found = value_inserts.parametrised(sql)
+    assert found is not None
+    assert (found.path, found.columns, found.order) == (path, columns, order)
+
+
+@pytest.mark.parametrize(
+    "sql",
+    [
+        "INSERT INTO t VALUES (?, 1)",
+        "INSERT INTO t VALUES (?), (?)",
+        "INSERT INTO t VALUES (?) RETURNING a",
+        "INSERT INTO t VALUES (?) ON CONFLICT DO NOTHING",
+        "INSERT OR REPLACE INTO t VALUES (?)",
+        "INSERT INTO t BY NAME SELECT ?",
+        "INSERT INTO t AS x VALUES (?)",
+        "INSERT INTO t VALUES ($1, $1)",
+        "INSERT INTO t VALUES ($2)",
+        "INSERT INTO t VALUES ($0)",
+        "INSERT INTO t VALUES ($a)",
+        "INSERT INTO t VALUES (:a)",
+        "INSERT INTO t (a, A) VALUES (?, ?)",
+        "INSERT INTO t (a) VALUES (?, ?)",
+        "INSERT INTO t VALUES (?); DELETE FROM t",
+        "WITH c AS (SELECT 1) INSERT INTO t VALUES (?)",
+        "INSERT INTO t VALUES (?) -- comment",
+        "INSERT INTO t VALUES (?::INTEGER)",
+        "INSERT INTO a.b.c.d VALUES (?)",
+        "UPDATE t SET a = ?",
+        "",
+    ],
+)
+def test_all_others_are_left_alone(sql: str) -> None:
+    """Whatever is more than plain runs as it is written."""
+    assert value_inserts.parametrised(sql) is None
+    assert value_inserts.literals(sql) is None
+
+
+def test_long_texts_are_looked_at_in_no_time() -> None:
+    """A hostile text does not make the patterns try for ever."""
+    for sql in (
+        "INSERT INTO t VALUES (" + "'a'," * 3_000,
+        "INSERT INTO t VALUES (" + " " * 16_000 + "x",
+        "INSERT INTO " + "a." * 8_000,
+        "INSERT INTO t (" + "a, " * 5_000 + ") VALUES (?)",
+        "INSERT INTO t VALUES (" + "?, " * 5_000,
+        "INSERT INTO t VALUES " + "(" * 16_000,
+        " " * 200_000 + "x",
+    ):
+        assert value_inserts.parametrised(sql) is None
+        assert value_inserts.literals(sql) is None
