@@ -243,7 +243,7 @@ class FlightClient:
         def run() -> pa.Schema:
             with _translated():
                 descriptor = flight.FlightDescriptor.for_path(*path)
-                return self._flight.get_flight_info(descriptor, self._options).schema
+                return self._flight.get_schema(descriptor, self._options).schema
 
         return self._retried(run, Unavailable, Overloaded)
 

@@ -7,7 +7,7 @@ from typing import Any
 from .inserts import table_columns, table_name
 from .words import Target
 
-__all__ = ["list_tables", "table_info"]
+__all__ = ["list_tables", "table_rows", "table_schema"]
 
 _TABLES = """
 SELECT schema_name, table_name, 'BASE TABLE' AS table_type, estimated_size AS rows, column_count AS columns
@@ -24,12 +24,15 @@ def list_tables(cursor: Any, catalog: str) -> Any:
     return cursor.sql(_TABLES, params={"catalog": catalog}).to_arrow_table()
 
 
-def table_info(cursor: Any, catalog: str, target: Target) -> tuple[Any, int]:
-    """Return the Arrow schema of a table or view, and its rows (counted now). Raises TableNotFound."""
+def table_schema(cursor: Any, catalog: str, target: Target) -> Any:
+    """Return the Arrow schema of a table or view. Raises TableNotFound."""
     table_columns(cursor, catalog, target)
-    name = table_name(catalog, target)
-    reader = cursor.sql(f"FROM {name} LIMIT 0").to_arrow_reader(1)
+    reader = cursor.sql(f"FROM {table_name(catalog, target)} LIMIT 0").to_arrow_reader(1)
     schema = reader.schema
     reader.close()
-    rows = cursor.execute(f"SELECT count(*) FROM {name}").fetchall()[0][0]
-    return schema, int(rows)
+    return schema
+
+
+def table_rows(cursor: Any, catalog: str, target: Target) -> int:
+    """Count the rows of a table or view, now: a view's query runs for it."""
+    return int(cursor.execute(f"SELECT count(*) FROM {table_name(catalog, target)}").fetchall()[0][0])

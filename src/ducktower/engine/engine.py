@@ -206,10 +206,16 @@ class Engine:
         """Return the SQL that reads a whole table."""
         return f"FROM {table_name(self._database.catalog, target)}"
 
+    def table_schema(self, target: Target) -> Any:
+        """Return a table's or view's pyarrow.Schema. Raises TableNotFound."""
+        with self._cursors.open("read", "description", target.label, None) as (lease, _):
+            return catalog.table_schema(lease.cursor, self._database.catalog, target)
+
     def table_info(self, target: Target) -> tuple[Any, int]:
         """Return a table's or view's pyarrow.Schema and its number of rows. Raises TableNotFound."""
         with self._cursors.open("read", "description", target.label, None) as (lease, _):
-            return catalog.table_info(lease.cursor, self._database.catalog, target)
+            schema = catalog.table_schema(lease.cursor, self._database.catalog, target)
+            return schema, catalog.table_rows(lease.cursor, self._database.catalog, target)
 
     # -- writing --------------------------------------------------------------------------------------
 
@@ -348,7 +354,7 @@ class Engine:
 
     def _put_small(self, target: Target, schema: Any, batches: list[Any], nbytes: int, caller: Caller) -> Receipt:
         if not len(schema) and target.mode in ("append", "upsert"):
-            self.table_info(target)  # nothing at all was sent: the table must be there all the same
+            self.table_schema(target)  # nothing at all was sent: the table must be there all the same
             return Receipt(0, self.commit)
         if target.mode == "create_append":
             with self._cursors.open("read", "look at a table", target.label, caller) as (lease, _):

@@ -95,6 +95,7 @@ _UNCODED: tuple[tuple[type[BaseException], type[DucktowerError]], ...] = (
     (pa.ArrowCancelled, Cancelled),
     (pa.ArrowKeyError, TableNotFound),
     (pa.ArrowInvalid, InvalidArgument),
+    (OSError, Unavailable),  # what pyarrow's GetSchema makes of an unavailable server
 )
 
 

@@ -63,7 +63,7 @@ class Listener(flight.FlightServerBase):
         with self._call(context) as (caller, visit):
             if self._is_sql(descriptor):
                 return flight.SchemaResult(self._sql.schema(descriptor, visit, caller))
-            return flight.SchemaResult(self._plain.info(descriptor, caller).schema)
+            return flight.SchemaResult(self._plain.schema(descriptor, caller))
 
     def list_flights(self, context: Any, criteria: bytes) -> Any:  # noqa: ARG002 - no criteria are defined
         """List all tables."""

@@ -71,11 +71,17 @@ class PlainFlight:
     def info(self, descriptor: Any, caller: Caller) -> Any:
         """GetFlightInfo of a query or of a table."""
         if descriptor.descriptor_type == flight.DescriptorType.CMD:
-            query = commands.parse_query(descriptor.command, "command")
-            schema = self._engine.describe(query.sql, query.parameters, caller)
-            return _flight_info(schema, descriptor, descriptor.command, rows=-1)
+            return _flight_info(self.schema(descriptor, caller), descriptor, descriptor.command, rows=-1)
         schema_name, table = commands.parse_path(descriptor.path)
         return self._table_info(Target(table, schema_name), descriptor)
+
+    def schema(self, descriptor: Any, caller: Caller) -> Any:
+        """GetSchema of a query or of a table, without counting anything."""
+        if descriptor.descriptor_type == flight.DescriptorType.CMD:
+            query = commands.parse_query(descriptor.command, "command")
+            return self._engine.describe(query.sql, query.parameters, caller)
+        schema_name, table = commands.parse_path(descriptor.path)
+        return self._engine.table_schema(Target(table, schema_name))
 
     def infos(self) -> Iterator[Any]:
         """ListFlights: every table."""
