@@ -14,6 +14,7 @@ ROOT = Path(__file__).parent.parent
 FIGURES = {
     "base_insert",
     "appenders_wait",
+    "appenders_wait_apart",
     "appenders_flow",
     "base_bulk_read",
     "bulk_read",

@@ -259,6 +259,10 @@ class TestWriteAndRead:
                         assert sum(map(int, numbers)) == stored
                     else:
                         assert int(numbers[-1]) == stored
+                    assert reader.stdout is not None
+                    for line in reader.stdout:  # its connection comes back in its own time
+                        if int(line.split()[1].replace(",", "")) >= after:
+                            break
                     status, _, err = cli.stopped(reader, signal.SIGINT)
                     assert status == 0, err
                     assert "reading again" in err
