@@ -718,6 +718,14 @@ class TestSharedStreams:
             "column \"i\": found str 'not a number', wanted int64"
         }
 
+    def test_large_writes_do_not_travel_together(self, client: ducktower.FlightClient, table: str) -> None:
+        """Writes that would be too large together are stored all the same, in their order."""
+        with client.appender(table, columns=["i", "v"], rows_per_write=1, linger_seconds=60) as rows:
+            pending = [rows.append({"i": i, "v": chr(97 + i) * 1_500_000}) for i in range(20)]
+            assert [write.result().rows for write in pending] == [1] * 20
+        stored = client.query(f"SELECT i, length(v) AS n, left(v, 1) AS c FROM {table}").to_pylist()
+        assert stored == [{"i": i, "n": 1_500_000, "c": chr(97 + i)} for i in range(20)]
+
     def test_the_others_go_on_when_one_is_closed(self, client: ducktower.FlightClient, table: str) -> None:
         """The stream ends with its last appender, and a new one opens another."""
         first, second = client.appender(table), client.appender(table)

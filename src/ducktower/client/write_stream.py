@@ -35,6 +35,7 @@ __all__ = ["WriteStream", "WriteStreams"]
 
 _WRITES_PER_MESSAGE_MAX = 256
 _ROWS_PER_MESSAGE_MAX = 4_096
+_BYTES_PER_MESSAGE_MAX = 2 * 1024 * 1024
 """Of a message that carries several writes. A larger write travels alone."""
 _TURNS_GIVEN = 2
 _MISFITS = (pa.ArrowException, TypeError, ValueError, OverflowError)
@@ -59,6 +60,7 @@ class WriteStream:
         self._sequence = 0
         self._reading = False
         self._heirs: deque[PendingWrite] = deque()  # waited for by threads that can take the reading over
+        self._heir: PendingWrite | None = None  # the one whose thread was woken to read and does not know it yet
         self._thread: threading.Thread | None = None
         self._ending = False
         self.broken: DucktowerError | None = None
@@ -124,6 +126,7 @@ class WriteStream:
                 raise
             if batch is None:
                 continue  # all were refused
+            batch, writes = self._fitting(batch, writes)
             with self.lock:
                 if self.broken is not None:
                     for write in writes:
@@ -171,6 +174,17 @@ class WriteStream:
             return pa.concat_batches(batches), fitting
         return (batches[0] if batches else None), fitting
 
+    def _fitting(self, batch: pa.RecordBatch, writes: list[PendingWrite]) -> tuple[pa.RecordBatch, list[PendingWrite]]:
+        """Leave the last writes for the next message while this one has too many bytes."""
+        while len(writes) > 1 and batch.nbytes > _BYTES_PER_MESSAGE_MAX:
+            middle = len(writes) // 2
+            writes, later = writes[:middle], writes[middle:]
+            batch = batch.slice(0, sum(write.rows for write in writes))
+            with self.lock:
+                self._queue.extendleft(reversed(later))
+                self._queued_rows += sum(write.rows for write in later)
+        return batch, writes
+
     # -- waiting and reading --------------------------------------------------------------------------
 
     def wait(self, write: PendingWrite, timeout_seconds: float | None = None) -> None:
@@ -186,15 +200,16 @@ class WriteStream:
             if not reads and (self._thread is None or write is self._over):
                 self._heirs.append(write)
         if not reads:
-            write._wake.acquire()
-            with self.lock:
-                reads = write._outcome is None  # then it was woken to read for the others
-                if reads:
-                    write._woken = False
-                else:
-                    write._wake.release()  # for the next who waits for the same write
-                    with contextlib.suppress(ValueError):
-                        self._heirs.remove(write)
+            try:
+                write._wake.acquire()
+            except BaseException:  # Ctrl-C: this thread will not read
+                with self.lock:
+                    self._no_heir(write)
+                    given = self._given_to(write)
+                if given:
+                    self._hand_on()
+                raise
+            reads = self._woken(write)
         if reads:
             try:
                 while write._outcome is None:
@@ -208,13 +223,35 @@ class WriteStream:
         self.start_reading()
         deadline = time.monotonic() + timeout_seconds
         while write._wake.acquire(timeout=max(0.0, deadline - time.monotonic())):
-            with self.lock:
-                if write._outcome is not None:
-                    write._wake.release()
-                    return
-                write._woken = False
-            self._hand_on()  # another who waits for the same write was meant to read
+            if self._woken(write):
+                self._hand_on()  # another who waits for the same write was meant to read
+            if write._outcome is not None:
+                return
         raise TimedOut(f"no acknowledgement within {timeout_seconds:g} seconds; the write may still be stored")
+
+    def _woken(self, write: PendingWrite) -> bool:
+        """Find out why a thread that waited for `write` was woken; True when it is to read for the others."""
+        with self.lock:
+            given = self._given_to(write)
+            if write._outcome is None:
+                write._woken = False
+                return given
+            write._wake.release()  # for the next who waits for the same write
+            self._no_heir(write)
+        if given:  # its outcome came from elsewhere in the meantime: a sender refused it
+            self._hand_on()
+        return False
+
+    def _given_to(self, write: PendingWrite) -> bool:
+        """Whether the reading was given to who waits for `write`; it is taken then. The lock is held."""
+        given = self._heir is write
+        if given:
+            self._heir = None
+        return given
+
+    def _no_heir(self, write: PendingWrite) -> None:
+        with contextlib.suppress(ValueError):
+            self._heirs.remove(write)
 
     def left_waiting(self) -> bool:
         """Whether writes wait to be sent and nobody reads the answer that they wait for."""
@@ -236,6 +273,7 @@ class WriteStream:
             while self._heirs:
                 heir = self._heirs.popleft()
                 if heir._outcome is None:
+                    self._heir = heir
                     heir._wake_up()
                     return
             self._reading = False
