@@ -50,7 +50,7 @@ class BlockCache:
         # Guarded by _changed's lock: everything below. The thread waits on it while nothing streams.
         self._changed = threading.Condition()
         self._streams = 0
-        self._floor = 0  # what the cache held when streaming began
+        self._floor: int | None = None  # what the cache held when streaming began; None until that is known
         self._closed = False
         self._thread = threading.Thread(target=self._run, name="ducktower-cache", daemon=True)
         self._thread.start()
@@ -60,10 +60,15 @@ class BlockCache:
         if self._off:
             return
         with self._changed:
-            if not self._streams:
-                self._floor = self._cached_now()
+            first = not self._streams
             self._streams += 1
-            self._changed.notify()
+            if first:
+                self._floor = None
+        if first:
+            floor = self._cached_now()
+            with self._changed:
+                self._floor = floor
+                self._changed.notify()
 
     def end(self) -> None:
         """Say that one of them is over."""
@@ -94,9 +99,9 @@ class BlockCache:
                     self._changed.wait(_LOOK_SECONDS if self._streams else None)
                 if self._closed:
                     return
-                if not self._streams:
-                    continue
                 floor = self._floor
+                if not self._streams or floor is None:
+                    continue
             with contextlib.suppress(duckdb.Error, DucktowerError), self._cursor() as cursor:
                 total, cached = _held(cursor)
                 surplus = cached - floor
