@@ -194,3 +194,11 @@ class TestExplain:
         with pytest.raises((ducktower.Forbidden, ducktower.InvalidSQL)):
             client.execute(f"INSERT INTO t VALUES (1); {head} {inner}; INSERT INTO t VALUES (2)")
         assert client.query("SELECT count(*) AS n FROM t").to_pylist() == [{"n": 0}]
+
+    def test_letters_of_several_bytes_hide_nothing(self, client: ducktower.FlightClient) -> None:
+        """The tokenizer counts bytes: a comment of other letters does not move what is looked at."""
+        for letters in range(60):
+            for inner in ("SET    memory_limit='777MB'", "COMMIT", "SET  GLOBAL TimeZone = 'UTC'"):
+                with pytest.raises((ducktower.Forbidden, ducktower.InvalidSQL)):
+                    client.query(f"EXPLAIN ANALYZE /*{'é' * letters}*/ {inner} --        select                    ")
+        assert client.query("EXPLAIN /*é*/ SELECT 'é' AS é").num_rows >= 1

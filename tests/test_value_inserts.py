@@ -126,3 +126,28 @@ def test_long_texts_are_looked_at_in_no_time() -> None:
     ):
         assert value_inserts.parametrised(sql) is None
         assert value_inserts.literals(sql) is None
+
+
+@pytest.mark.parametrize(
+    "sql",
+    [
+        "INSERT INTO kitap (ad\u0131, sayfa) VALUES (?, ?)",
+        "INSERT INTO kad\u0131 VALUES (?)",
+        "INSERT INTO tVALUES (?)",
+        "INSERT INTO t VALUES (٣)",
+    ],
+)
+def test_other_letters_are_left_to_duckdb(sql: str) -> None:
+    """What is no plain ASCII name or number is not taken apart."""
+    assert value_inserts.parametrised(sql) is None
+    assert value_inserts.literals(sql) is None
+
+
+def test_blanks_behind_the_values_take_no_time() -> None:
+    """A long run of blanks is looked at once, whatever follows."""
+    for end in ("x", "RETURNING i", ";;", ") x", ""):
+        for count in (16_000, 250_000):
+            for value in ("?", "1"):
+                text = f"INSERT INTO t VALUES ({value})" + " " * count + end
+                value_inserts.parametrised(text)
+                value_inserts.literals(text)

@@ -119,6 +119,7 @@ class Appender:
         write.rows = batch.num_rows
         with self._send_lock:
             self._send_open()
+            self._wait_for_room()
             self._give(write)
         return write
 
@@ -142,15 +143,14 @@ class Appender:
         with self._lock:
             if self._closed:
                 return
+            self._closed = True  # first: what is appended from now on is refused, not left behind
+            overdue = self._overdue
         try:
             self.flush()
         finally:
-            with self._lock:
-                closed_already, self._closed = self._closed, True
-                overdue = self._overdue
             if overdue is not None:
                 overdue.set()
-            if self._stream is not None and not closed_already:
+            if self._stream is not None:
                 self._stream.leave()
 
     def __enter__(self) -> Appender:
@@ -194,6 +194,7 @@ class Appender:
 
     def _send_open(self) -> None:
         """Do so with _send_lock held."""
+        self._wait_for_room()  # first: who is interrupted while waiting must not have taken the rows
         with self._lock:
             write, rows = self._open, self._rows
             self._open, self._rows = None, []
@@ -202,19 +203,24 @@ class Appender:
             self._give(write)
 
     def _give(self, write: PendingWrite) -> None:
-        """Give one write to the stream, once there is room for it. _send_lock is held."""
+        """Give one write to the stream, for which there is room. _send_lock is held."""
         stream = self._stream
         assert stream is not None  # noqa: S101 - there are columns, so there is a stream
-        while True:
-            with stream.lock:
-                if len(self._unanswered) < self._writes_in_flight:
-                    self._unanswered[id(write)] = write
-                    break
-                oldest = next(iter(self._unanswered.values()))
-            stream.wait(oldest)
+        with stream.lock:
+            self._unanswered[id(write)] = write
         stream.send(write)
         if clock.resting and self._buffered():
             clock.wake()
+
+    def _wait_for_room(self) -> None:
+        """Wait until another write may be on its way. Only the holder of _send_lock adds any."""
+        stream = self._stream
+        while stream is not None:
+            with stream.lock:
+                if len(self._unanswered) < self._writes_in_flight:
+                    return
+                oldest = next(iter(self._unanswered.values()))
+            stream.wait(oldest)
 
     def _complete(self, write: PendingWrite, timeout_seconds: float | None) -> None:
         """Return once the write has its outcome. Raises TimedOut."""

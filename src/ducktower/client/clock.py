@@ -57,10 +57,12 @@ class Clock:
             del watched
             if now - busy_at > self._REST_AFTER_SECONDS:
                 with self._lock:
-                    # An append may have come since the look: it saw `resting` unset and told nobody.
-                    if any(appender._buffered() for appender in self._watched):
-                        continue
+                    # An append may have come since the look, and told nobody because `resting` was unset: so it is set
+                    # first, and looked again.
                     self.resting = True
+                    if any(appender._buffered() for appender in self._watched):
+                        self.resting = False
+                        continue
                     self._lock.wait()
                 busy_at = time.monotonic()
 

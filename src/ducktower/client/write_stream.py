@@ -29,6 +29,7 @@ import pyarrow as pa
 from ..errors import DucktowerError, SchemaMismatch, TimedOut, Unavailable
 from ..protocol.commands import error_from_body, parse_ack, writes_metadata
 from ..protocol.status import from_flight
+from .clock import clock
 from .pending import Message, PendingWrite, Receipt
 
 __all__ = ["WriteStream", "WriteStreams"]
@@ -50,6 +51,9 @@ class WriteStream:
         self._reader = reader
         self._left = left  # takes one user off; True for the last one
         self.lock = threading.Lock()
+        # Told when a message leaves or a write is settled without one: the reading thread waits for that, because
+        # an answer that nobody owes never comes.
+        self._moved = threading.Condition(self.lock)
         # Guarded by lock: everything below, and the outcomes of all writes of the stream.
         self._queue: deque[PendingWrite] = deque()
         self._queued_rows = 0
@@ -72,8 +76,8 @@ class WriteStream:
     def send(self, write: PendingWrite) -> None:
         """Have a write sent as soon as it may. Writes leave in order."""
         with self.lock:
-            if self.broken is not None:
-                self._settle(write, self.broken)
+            if self.broken is not None or self._ending:
+                self._settle(write, self.broken or Unavailable("the stream has ended; the rows were not sent"))
                 return
             self._queue.append(write)
             self._queued_rows += write.rows
@@ -85,8 +89,8 @@ class WriteStream:
             if self._sending or not self._may_send():
                 return
             self._sending = True
-        self._let_others_queue()
         try:
+            self._let_others_queue()
             while message := self._next_message():
                 self._writer.write_with_metadata(*message)
         except (pa.ArrowException, OSError) as error:
@@ -135,6 +139,7 @@ class WriteStream:
                 first = self._sequence + 1
                 message = Message(len(writes))
                 self._messages += 1
+                self._moved.notify_all()
                 for write in writes:
                     self._sequence += 1
                     write.sequence = self._sequence
@@ -214,9 +219,19 @@ class WriteStream:
             try:
                 while write._outcome is None:
                     self._send_queued()
-                    self._read_one()
+                    if self._is_owed(write):
+                        self._read_one()
             finally:
                 self._hand_on()
+
+    def _is_owed(self, write: PendingWrite) -> bool:
+        """Wait until an answer is on its way, for the reading thread; False when `write` has its outcome by then."""
+        with self.lock:
+            while write._outcome is None:
+                if self._messages or write is self._over:
+                    return True
+                self._moved.wait()
+        return False
 
     def _wait_at_most(self, write: PendingWrite, timeout_seconds: float) -> None:
         """Wait with a limit. A read cannot be given up, so the thread reads."""
@@ -277,9 +292,19 @@ class WriteStream:
                     heir._wake_up()
                     return
             self._reading = False
+            left = bool(self._queue)
+        if left:
+            clock.wake()  # nobody waits for what is queued: it has it sent
 
     def _read_one(self) -> None:
         """Read one message and settle what it answers. Called by the one thread that reads."""
+        try:
+            self._read()
+        except BaseException:
+            self._break(Unavailable("reading was interrupted"))  # the answer that was read then is lost
+            raise
+
+    def _read(self) -> None:
         try:
             raw = self._reader.read_chunk().app_metadata
         except StopIteration:
@@ -311,7 +336,9 @@ class WriteStream:
     def _settle(self, write: PendingWrite, outcome: Receipt | DucktowerError) -> None:
         """Give a write its outcome. The lock is held."""
         message = write._message
-        if message is not None:
+        if message is None:
+            self._moved.notify_all()
+        else:
             message.unanswered -= 1
             self._messages -= not message.unanswered
         if write._appender is not None:
@@ -360,6 +387,7 @@ class WriteStream:
             for write in (*in_flight, *unsent):
                 self._settle(write, self.broken)
             self._over._settle(self.broken)
+            self._moved.notify_all()
 
 
 class WriteStreams:

@@ -143,7 +143,7 @@ class Prepared:
                     if nbytes > bytes_max:
                         raise LimitExceeded(f"the results for all parameters have over {bytes_max} bytes")
                     tables.append(pa.Table.from_batches([batch]))
-        table = pa.concat_tables(tables[1:] or tables)
+        table = pa.concat_tables(tables[1:] or tables, promote_options="permissive")
         return Ran(table.num_rows, in_pieces(table, self._session.config.batch_bytes_max), table.nbytes)
 
     def _rows(self, table: Any) -> Rows | None:

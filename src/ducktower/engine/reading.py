@@ -39,9 +39,11 @@ def stream(
     streams = False
 
     def released() -> None:
-        release()
-        if streams:
-            cache.end()
+        try:
+            release()
+        finally:
+            if streams:
+                cache.end()
 
     relation = cursor.sql(statement, params=parameters)
     rows, exact = batch_rows(relation.types, config.batch_bytes_max)

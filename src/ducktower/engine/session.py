@@ -12,6 +12,8 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
+import duckdb
+
 from ..errors import InvalidArgument, InvalidSQL, LimitExceeded
 from . import session_options, statements, value_inserts
 from .calls import Caller
@@ -169,6 +171,9 @@ class Session:
         if table.num_rows == 1:
             return None
         with self._turns.call("statement", insert.into_sql, caller) as own_call:
+            with contextlib.suppress(duckdb.Error):  # what is wrong with the name the insert itself tells best
+                if value_inserts.keeps_types(own_call.cursor.sql(f"FROM {insert.name_sql} LIMIT 0").types):
+                    return None
             return self._runs.stored(lambda: insert_rows(own_call.cursor, insert, table), own_call.call)
 
     def check_room_for_bound(self, prepared: Prepared, nbytes: int) -> None:

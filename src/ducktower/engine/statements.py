@@ -92,7 +92,7 @@ def parsed(cursor: Any, sql: str, bytes_max: int) -> list[Any]:
         # is searched, comments and literals included: whoever takes those out first may differ from DuckDB.
         if kind == "EXPLAIN" and (verb := _explained(statement.query)) not in _EXPLAINED:
             raise Forbidden(f"EXPLAIN of {verb.upper()} is not offered")
-        if kind in ("SET", "PRAGMA") and _OURS.search(statement.query):
+        if kind in ("SET", "PRAGMA", "EXPLAIN") and _OURS.search(statement.query):
             raise Forbidden("memory_limit belongs to the server; its operator sets it")
         if kind in ("SET", "PRAGMA") and _GLOBAL.search(statement.query):
             raise Forbidden("SET GLOBAL is not offered: settings belong to the server, or to your session")
@@ -101,10 +101,11 @@ def parsed(cursor: Any, sql: str, bytes_max: int) -> list[Any]:
 
 def _explained(sql: str) -> str:
     """Return the first word of the statement that an EXPLAIN explains, as DuckDB's own tokenizer sees it."""
+    raw = sql.encode()  # the tokenizer counts bytes
     tokens = duckdb.tokenize(sql)
-    ends = [*(start for start, _ in tokens[1:]), len(sql)]
+    ends = [*(start for start, _ in tokens[1:]), len(raw)]
     words = iter(
-        sql[start:end].strip().lower()
+        raw[start:end].decode(errors="replace").strip().lower()
         for (start, kind), end in zip(tokens, ends, strict=True)
         if kind != duckdb.token_type.comment
     )

@@ -18,25 +18,28 @@ from .inserts import quoted
 from .session_parts import Parts
 from .words import Target
 
-__all__ = ["PlainInsert", "literals", "parametrised"]
+__all__ = ["PlainInsert", "keeps_types", "literals", "parametrised"]
 
+_FLAGS = re.IGNORECASE | re.ASCII
+r"""ASCII: else [a-z] without regard to case takes letters like the Turkish dotless i, and \d all digits of Unicode."""
+_BLANKS = " \t\r\n\f\v"
 _NAME = r'(?:"(?:[^"]|"")+"|[A-Za-z_][A-Za-z0-9_]*)'
 _INSERT = re.compile(
     rf"\s*INSERT\s+INTO\s+(?P<path>{_NAME}(?:\s*\.\s*{_NAME}){{0,2}})\s*"
-    rf"(?:\(\s*(?P<columns>{_NAME}(?:\s*,\s*{_NAME})*)\s*\)\s*)?VALUES\s*(?P<values>\(.*\))\s*;?\s*",
-    re.IGNORECASE | re.DOTALL,
+    rf"(?:\(\s*(?P<columns>{_NAME}(?:\s*,\s*{_NAME})*)\s*\)\s*)?(?<![A-Za-z0-9_])VALUES\s*(?P<values>\(.*\))",
+    _FLAGS | re.DOTALL,
 )
-_NAMES = re.compile(_NAME)
-_QUESTION_MARKS = re.compile(r"\(\s*\?(?:\s*,\s*\?)*\s*\)")
-_NUMBERED = re.compile(r"\(\s*\$\d+(?:\s*,\s*\$\d+)*\s*\)")
+_NAMES = re.compile(_NAME, _FLAGS)
+_QUESTION_MARKS = re.compile(r"\(\s*\?(?:\s*,\s*\?)*\s*\)", re.ASCII)
+_NUMBERED = re.compile(r"\(\s*\$\d+(?:\s*,\s*\$\d+)*\s*\)", re.ASCII)
 _LITERAL = re.compile(
     r"\s*(?:(?P<null>NULL\b)|(?P<bool>TRUE\b|FALSE\b)|(?P<text>'(?:[^']|'')*')|(?P<number>-?\d+(?:\.\d+)?)(?![\w.]))\s*",
-    re.IGNORECASE,
+    _FLAGS,
 )
 _TELLS_TYPES = re.compile(r"\b(BIT|UNION|VARIANT)\b")
 """Types that keep, in what is stored, of which type a value was: there an Arrow type must not stand for another."""
 
-_LITERALS_BYTES_MAX = 16 * 1024
+_TEXT_MAX = 16 * 1024
 _INT32, _INT64 = range(-(2**31), 2**31), range(-(2**63), 2**63)
 _DECIMAL_DIGITS_MAX = 18
 
@@ -52,10 +55,15 @@ class PlainInsert(NamedTuple):
     order: tuple[int, ...]
 
     @property
+    def name_sql(self) -> str:
+        """The table's name, as it stands in the statement."""
+        return ".".join(map(quoted, self.path))
+
+    @property
     def into_sql(self) -> str:
         """The part of the statement that says where rows go, for DuckDB to resolve as it does in the statement."""
         columns = "" if self.columns is None else f" ({', '.join(map(quoted, self.columns))})"
-        return f"INSERT INTO {'.'.join(map(quoted, self.path))}{columns}"
+        return f"INSERT INTO {self.name_sql}{columns}"
 
     def arranged(self, table: Any) -> Any:
         """Return a table of parameters with one column for each value, in the statement's order."""
@@ -76,14 +84,26 @@ class PlainInsert(NamedTuple):
         if known is None:
             return None
         columns = self.columns if self.columns is not None else tuple(column.name for column in known)
-        if len(columns) != len(self.order) or any(_TELLS_TYPES.search(column.type) for column in known):
+        if len(columns) != len(self.order) or keeps_types([column.type for column in known]):
             return None
         return target, self.arranged(table).rename_columns(list(columns)).to_reader()
 
 
+def keeps_types(kinds: list[Any]) -> bool:
+    """Whether one of these DuckDB types keeps of which type a value was: an Arrow type must not stand for another."""
+    return any(_TELLS_TYPES.search(str(kind)) for kind in kinds)
+
+
+def _parsed(sql: str) -> re.Match[str] | None:
+    """Match a text of bounded length. What may follow is cut off first: two runs of blanks in a pattern take long."""
+    if len(sql) > _TEXT_MAX:
+        return None
+    return _INSERT.fullmatch(sql.rstrip(_BLANKS).removesuffix(";").rstrip(_BLANKS))
+
+
 def parametrised(sql: str) -> PlainInsert | None:
     """Return the plain INSERT that `sql` is when its one row of values is nothing but parameters, each used once."""
-    found = _INSERT.fullmatch(sql)
+    found = _parsed(sql)
     if found is None:
         return None
     values = found["values"]
@@ -104,9 +124,7 @@ def literals(sql: str) -> tuple[PlainInsert, Any] | None:
     Only those whose Arrow type means to DuckDB what the literal means: whole numbers, short decimals, texts,
     booleans, NULL.
     """
-    if len(sql) > _LITERALS_BYTES_MAX:
-        return None
-    found = _INSERT.fullmatch(sql)
+    found = _parsed(sql)
     if found is None:
         return None
     rows = list(_rows(found["values"]))

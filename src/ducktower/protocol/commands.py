@@ -48,6 +48,7 @@ Parameters = list[Any] | dict[str, Any] | None
 
 _PUT_FIELDS = {"table", "schema", "mode", "key"}
 _SEQUENCE_DIGITS_MAX = 19
+_METADATA_BYTES_MAX = 64 * 1024
 _ACK = re.compile(rb'\{"sequence":(\d+)(?:,"last":(\d+))?,"rows":\d+,"commit":(\d+)\}')
 _RESERVED = {"writer", "sequence"}
 
@@ -168,6 +169,8 @@ def parse_writes(raw: bytes) -> tuple[int, tuple[int, ...]]:
     """
     if raw.isdigit() and len(raw) < _SEQUENCE_DIGITS_MAX:  # as our own client writes it: the hot path
         return int(raw), ()
+    if len(raw) > _METADATA_BYTES_MAX:
+        raise InvalidArgument(f"a batch's metadata has {len(raw)} bytes, the limit is {_METADATA_BYTES_MAX}")
     try:
         body = json.loads(raw)
     except (ValueError, RecursionError) as error:
@@ -178,8 +181,8 @@ def parse_writes(raw: bytes) -> tuple[int, tuple[int, ...]]:
         sequence, writes = body.get("sequence"), body.get("writes", ())
     if not isinstance(sequence, int) or isinstance(sequence, bool) or not 0 <= sequence < 2**63:
         raise InvalidArgument('a batch\'s metadata must be {"sequence": n} with n from 0 to 2^63 - 1')
-    if not isinstance(writes, (list, tuple)) or not all(type(rows) is int and rows > 0 for rows in writes):
-        raise InvalidArgument('"writes" in a batch\'s metadata must be a list of numbers of rows above 0')
+    if not isinstance(writes, (list, tuple)) or not all(type(rows) is int and rows >= 0 for rows in writes):
+        raise InvalidArgument('"writes" in a batch\'s metadata must be a list of numbers of rows')
     return sequence, tuple(writes)
 
 

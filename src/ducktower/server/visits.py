@@ -143,7 +143,7 @@ class Visits(flight.ServerMiddlewareFactory):
         if cookie is not None and self._tokens.ours(cookie):
             # A cookie that is over is taken away, so that the next call begins anew.
             visit = self._with_token(cookie, {"set-cookie": f"{_COOKIE}=; Max-Age=0; Path=/"})
-            if visit.principal != principal and authorization:
+            if visit.principal != principal and authorization and visit._refusal is None:
                 raise Unauthenticated("the session belongs to somebody else")
             return visit
         if method not in _FIRST_CALLS:
