@@ -5,6 +5,8 @@ BIN    := $(VENV)/bin
 UV     := 0.13.9
 # What the demo is given; Ctrl-C ends it sooner.
 DEMO   ?= --seconds 10
+# Processes that share the tests: 0 runs them in this one, for a debugger.
+JOBS   ?= 2
 
 .PHONY: help demo test lint format bench proto lock record clean
 
@@ -28,7 +30,7 @@ demo: $(VENV)/.ready
 	@$(BIN)/ducktower demo $(DEMO)
 
 test: $(VENV)/.ready
-	@$(BIN)/python -m pytest $(TEST)
+	@$(BIN)/python -m pytest --numprocesses $(JOBS) --dist worksteal $(TEST)
 
 lint: $(VENV)/.ready
 	@$(BIN)/python scripts/flight_sql_messages.py --check
