@@ -32,9 +32,9 @@ from ..errors import (
 from ..malloc import keep_freed_memory
 from ..protocol.commands import Exchange, Put, Query, to_json
 from ..protocol.status import from_flight
+from ..row_groups import MESSAGE_BYTES, messages, messages_of_stream
 from .appender import Appender
 from .data import query_sql, to_arrow
-from .messages import MESSAGE_BYTES, messages, of_stream
 from .pending import Receipt
 from .write_stream import WriteStream, WriteStreams
 
@@ -330,7 +330,7 @@ class FlightClient:
         What the source of the batches raises passes as it is.
         """
         sent = False
-        for batch in of_stream(_of_one_schema(batches)):
+        for batch in messages_of_stream(_of_one_schema(batches)):
             try:
                 writer.write_batch(batch)
             except (pa.ArrowException, OSError):

@@ -6,10 +6,11 @@ Owns the parts and how they are joined. Must never hold SQL of its own; each par
 from __future__ import annotations
 
 import contextlib
+import itertools
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import duckdb
@@ -25,6 +26,7 @@ from ..errors import (
     TimedOut,
 )
 from ..monitor import Counter
+from ..row_groups import messages_of_stream
 from . import catalog, keys, metadata, statements
 from .appending import Appending
 from .block_cache import BlockCache
@@ -45,7 +47,6 @@ from .session import Session
 from .session_parts import Parts
 from .sessions import Sessions
 from .sql_facts import SqlFacts, sql_facts
-from .streams import chained
 from .words import Executed, Outcome, PlanKey, Receipt, SlowWrite, Target, Write
 
 __all__ = ["Engine"]
@@ -238,7 +239,7 @@ class Engine:
                 ahead.append(batch)
                 nbytes += batch.nbytes
                 if nbytes > self.config.small_write_bytes_max:
-                    return self._put_stream(target, schema, chained(ahead, reader), caller)
+                    return self._put_stream(target, schema, itertools.chain(ahead, reader), caller)
         except pa.ArrowException as error:
             if caller.gone():
                 raise Cancelled("the client went away during its upload; nothing was stored") from error
@@ -389,7 +390,8 @@ class Engine:
             return TimedOut(f"the commit took more than {limit:g} seconds; whether it was stored is not known")
         return outcomes[0]
 
-    def _put_stream(self, target: Target, schema: Any, reader: Any, caller: Caller) -> Receipt:
+    def _put_stream(self, target: Target, schema: Any, batches: Iterable[Any], caller: Caller) -> Receipt:
+        reader = pa.RecordBatchReader.from_batches(schema, messages_of_stream(batches))
         return self._put_alone(target, schema, caller, lambda load, retry: load.stream(reader, retry))
 
     def _put_alone(self, target: Target, schema: Any, caller: Caller, store: Callable[[Load, float], int]) -> Receipt:

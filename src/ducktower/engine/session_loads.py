@@ -12,9 +12,11 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import duckdb
+import pyarrow as pa
 
 from ..arrow_types import plain_schema
 from ..errors import InvalidArgument, InvalidSQL, TableNotFound
+from ..row_groups import messages_of_stream
 from .calls import Call
 from .failures import translate
 from .inserts import (
@@ -130,7 +132,8 @@ class Loading:
         columns = table_columns(cursor, self._catalog, target)
         if not len(self._sent):
             return 0
-        with _registered(cursor, self._reader) as name:
+        rows = pa.RecordBatchReader.from_batches(self._sent, messages_of_stream(self._reader))
+        with _registered(cursor, rows) as name:
             sql = insert_sql(cursor, self._catalog, target, self._sent, columns, name)
             sources = source_columns(cursor, self._sent)  # now: after a failure the transaction answers nothing
             self._reading = True

@@ -1,11 +1,11 @@
-"""How rows become Flight messages on their way to the server.
+"""How rows are cut and joined on their way into DuckDB: whole row groups where they fit, bounded bytes where not.
 
-DuckDB keeps rows in groups of 122,880 (https://duckdb.org/docs/internals/storage). A message of at least so many rows
+DuckDB keeps rows in groups of 122,880 (https://duckdb.org/docs/internals/storage). A batch of at least so many rows
 becomes row groups at once; the rows of smaller ones are copied together a second time, for a fifth of all the work of
-storing them (docs/decisions, row groups). So small batches are joined here, where there is time for it, as long as
-a message stays within bounds.
+storing them (docs/decisions, row groups). The client joins before it sends. The server joins what other clients sent:
+that takes Python for each of their batches, and is repaid many times.
 
-Owns the size of messages. Must never hold more than one message of rows.
+Owns the size of messages and of batches that are stored. Must never hold more rows than one message and one batch.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from collections.abc import Iterable, Iterator
 
 import pyarrow as pa
 
-__all__ = ["MESSAGE_BYTES", "messages", "of_stream"]
+__all__ = ["MESSAGE_BYTES", "messages", "messages_of_stream"]
 
 MESSAGE_BYTES = 4 * 1024 * 1024
 """What a message aims at where row groups do not matter."""
@@ -29,7 +29,7 @@ def messages(table: pa.Table) -> Iterator[pa.RecordBatch]:
     return _cut(table, _rows_of_message(table.num_rows, table.nbytes))
 
 
-def of_stream(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+def messages_of_stream(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
     """Yield the rows of batches of one schema as messages, each as soon as there are rows enough for it."""
     waiting: list[pa.RecordBatch] = []
     rows = nbytes = 0
@@ -40,7 +40,7 @@ def of_stream(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         rows += batch.num_rows
         nbytes += batch.nbytes
         size = _rows_of_message(rows, nbytes)
-        if rows >= size and (rows >= _GROUP_ROWS or nbytes >= _GROUP_BYTES_MAX):
+        if rows >= size:
             table = pa.Table.from_batches(waiting)
             # The rest begins the next message: were it one of its own, it would become a small row group.
             rest = table.slice(rows - rows % size)
@@ -71,7 +71,9 @@ def _rows_of_message(rows: int, nbytes: int) -> int:
 def _joined(part: pa.Table) -> list[pa.RecordBatch]:
     """Return the rows in one batch, or as they are where Arrow cannot join dictionaries of nested values."""
     with contextlib.suppress(pa.ArrowNotImplementedError):
-        part = part.combine_chunks()
+        # From the C library's memory, which keeps pieces of this size for the next one (see malloc): Arrow's own pool
+        # gives them back each time, and the page faults cost as much as the copy.
+        part = part.combine_chunks(memory_pool=pa.system_memory_pool())
     joined: list[pa.RecordBatch] = part.to_batches()
     return joined
 

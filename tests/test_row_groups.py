@@ -8,7 +8,8 @@ import pyarrow as pa
 import pytest
 
 import ducktower
-from ducktower.client.messages import MESSAGE_BYTES, messages, of_stream
+from ducktower.row_groups import MESSAGE_BYTES, messages
+from ducktower.row_groups import messages_of_stream as of_stream
 
 GROUP = 122_880
 BOUND = 32 * 1024 * 1024
