@@ -94,7 +94,8 @@ class EngineConfig(_Checked):
     prepared_max: int = 256
     """Prepared statements of one session."""
     bound_bytes_max: int = 256 * MIB
-    """Largest parameters: those sent for one run, and all those bound to the prepared statements of one session."""
+    """Largest parameters: those sent for one run, and all those bound to the prepared statements of one session. A
+    value counts for a byte at least: nulls have none in Arrow."""
     sql_bytes_max: int = 256 * KIB
     """Longest SQL text. DuckDB parses with Python's lock held, at up to 2 s and 1 GB of memory for each MiB."""
 

@@ -12,7 +12,7 @@ from typing import Any
 import pyarrow as pa
 
 from ...config import EngineConfig
-from ...engine import Caller, Ingest, Session
+from ...engine import Caller, Ingest, Session, charged_bytes
 from ...errors import Cancelled, InvalidArgument, LimitExceeded
 from ...protocol.flight_sql import messages as m
 from ...protocol.flight_sql import pack
@@ -173,7 +173,7 @@ class Statements:
         batches: list[pa.RecordBatch] = []
         nbytes = 0
         for batch in _translated(ask):
-            nbytes += batch.nbytes
+            nbytes += charged_bytes(batch)
             if nbytes > self._config.bound_bytes_max:
                 raise LimitExceeded(f"the parameters have more than {self._config.bound_bytes_max} bytes")
             batches.append(batch)
