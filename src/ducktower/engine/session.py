@@ -240,15 +240,14 @@ class Session:
                 own_call.cursor.execute(sql).fetchall()
         return refused
 
-    def has_state(self) -> bool:
+    def holds(self) -> bool:
         """Whether closing the session would lose something: a transaction, what is kept, prepared statements."""
         with self._lock:
-            return bool(self._prepared) or self._own.in_use or self.idle_seconds() == 0
+            return bool(self._prepared) or self._own.in_use
 
-    @property
-    def holds_cursor(self) -> bool:
-        """Whether a cursor is kept for the session: a transaction in use, temporary tables, settings."""
-        return self._own.leased is not None
+    def has_state(self) -> bool:
+        """Whether the session holds something, or something runs in it."""
+        return self.holds() or self.idle_seconds() == 0
 
     # -- for the registry -----------------------------------------------------------------------------
 
