@@ -313,5 +313,6 @@ class Session:
     def _check(self, transaction_id: bytes | None) -> None:
         self._activity.check()
         transaction = self._own.transaction
-        if transaction_id and (transaction is None or transaction.id != transaction_id):
+        # An empty id is one that was sent, and never given out.
+        if transaction_id is not None and (transaction is None or transaction.id != transaction_id):
             raise InvalidArgument("the transaction is unknown: it ended, or belongs to another session")
