@@ -90,7 +90,8 @@ class Listener(flight.FlightServerBase):
 
     def do_action(self, context: Any, action: Any) -> Any:
         """Run an action."""
-        with self._call(context, always=action.type in ALWAYS_ADMITTED) as (caller, visit):
+        always = action.type in ALWAYS_ADMITTED or action.type in self._sql.always_admitted
+        with self._call(context, always=always) as (caller, visit):
             body = action.body.to_pybytes() if action.body is not None else b""
             if self._sql.has_action(action.type):
                 parts = self._sql.act(action.type, body, visit, caller)

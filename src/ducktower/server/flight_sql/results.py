@@ -32,8 +32,9 @@ class Listening:
     Between the two there is no call, and the context of an ended call is freed memory: it must be let go of.
     """
 
-    def __init__(self, caller: Caller) -> None:
+    def __init__(self, caller: Caller, principal: str) -> None:
         self.peer = caller.peer
+        self.principal = principal
         self._lock = threading.Lock()  # guards everything below, also while the caller is asked
         self._caller: Caller | None = caller
         self._cancelled = False
@@ -68,7 +69,6 @@ class Listening:
 class _Waiting:
     reader: Any
     listening: Listening
-    principal: str
     session_id: str
     nbytes: int
     deadline: float
@@ -98,7 +98,7 @@ class Results:
         if self._nbytes >= self._bytes_max:
             raise Overloaded(f"results of {self._nbytes} bytes wait to be fetched already")
 
-    def hold(self, reader: Any, listening: Listening, principal: str, session_id: str, nbytes: int) -> bytes:
+    def hold(self, reader: Any, listening: Listening, session_id: str, nbytes: int) -> bytes:
         """Keep a reader until it is taken, for `results_waiting_seconds` at most; return its handle.
 
         `nbytes` is what it holds in memory. Raises Unavailable when the server stops.
@@ -110,7 +110,7 @@ class Results:
                 raise Unavailable("the server is stopping")
             first = not self._waiting
             deadline = time.monotonic() + self._seconds
-            self._waiting[handle] = _Waiting(reader, listening, principal, session_id, nbytes, deadline)
+            self._waiting[handle] = _Waiting(reader, listening, session_id, nbytes, deadline)
             self._nbytes += nbytes
             self._listening[handle] = listening
             if first:
@@ -121,7 +121,7 @@ class Results:
         """Return the reader of that handle; only once. Raises InvalidArgument when it is not waiting."""
         with self._lock:
             waiting = self._waiting.get(handle)
-            if waiting is None or waiting.principal != principal:
+            if waiting is None or waiting.listening.principal != principal:
                 raise InvalidArgument(
                     f"the ticket was used already, was never given, or waited for more than {self._seconds:g} seconds"
                 )
@@ -130,19 +130,20 @@ class Results:
         return waiting.reader
 
     def cancel(self, handle: bytes, principal: str) -> bool:
-        """End the result of that handle, whether it waits or is being fetched; False when it is over."""
+        """End the result of that handle, whether it waits or is being fetched.
+
+        False when it is over, or another caller's.
+        """
         with self._lock:
-            waiting = self._waiting.get(handle)
-            if waiting is not None:
-                if waiting.principal != principal:
-                    return False
-                self._pop(handle)
-            listening = self._listening.pop(handle, None)
-        if listening is not None:
-            listening.cancel()
+            listening = self._listening.get(handle)
+            if listening is None or listening.principal != principal:
+                return False
+            del self._listening[handle]
+            waiting = self._pop(handle) if handle in self._waiting else None
+        listening.cancel()
         if waiting is not None:
             _close(waiting)
-        return listening is not None
+        return True
 
     def drop_session(self, session_id: str) -> None:
         """Let go of what waits for a session that ends."""

@@ -150,7 +150,7 @@ class Statements:
     def _held(self, ask: Ask[Any], session: Session, run: Callable[[Caller], Any]) -> Any:
         """Run a query and let its result wait."""
         self._results.check_room()
-        listening = Listening(ask.caller)
+        listening = Listening(ask.caller, ask.visit.principal)
         try:
             ran = run(listening.caller())
         finally:
@@ -158,7 +158,7 @@ class Statements:
         try:
             if ask.caller.gone():
                 raise Cancelled("the client went away before its result was there")
-            handle = self._results.hold(ran.reader, listening, ask.visit.principal, session.id, ran.nbytes)
+            handle = self._results.hold(ran.reader, listening, session.id, ran.nbytes)
         except BaseException:
             ran.reader.close()
             raise
