@@ -121,6 +121,9 @@ class ServerConfig(_Checked):
     """Arrow bytes of such results that are in memory already; past it a query is refused with OVERLOADED."""
     results_waiting_seconds: float = 60.0
     """How long such a result waits before it is dropped, its cursor given back, its ticket refused."""
+    results_spared_seconds: float = 1.0
+    """When a read waits for one of `reads_in_flight_max`, the result that waits longest for its DoGet, and for so long
+    at least, is dropped in its favour; its ticket answers OVERLOADED."""
     session_spared_seconds: float = 60.0
     """When there are `sessions_max`, a session that holds nothing and asked nothing for so long makes room for a
     new one; it begins again when its client comes back."""

@@ -109,6 +109,10 @@ class Engine:
             self._reads.add()
             return stream(lease.cursor, statement, parameters, call, self.config, release, self._cache).reader
 
+    def when_reads_wait(self, make_room: Callable[[], None]) -> None:
+        """Have `make_room` called again and again while a read waits for a place, by its thread."""
+        self._database.when_waiting("read", make_room)
+
     def describe(self, sql: str, parameters: Parameters = None, caller: Caller | None = None) -> Any:
         """Return the pyarrow.Schema of a query's result without running it."""
         with self._cursors.open("read", "description", sql, caller) as (lease, _):

@@ -41,12 +41,13 @@ class Ran(NamedTuple):
 
     Its result is a pyarrow.RecordBatchReader, one without columns when it gives nothing. `rows` are those it
     changed, or those of a result that is there in whole; -1 when not counted. `nbytes` are those of the result that
-    are in memory now.
+    are in memory now. With `holds_place` the reader keeps one of the places for reads until it is released.
     """
 
     rows: int
     reader: Any
     nbytes: int = 0
+    holds_place: bool = False
 
 
 class Runs:
@@ -100,7 +101,7 @@ class Runs:
                     self._activity.discard(call)
                     raise
                 parts.was_read()
-                return Ran(streamed.rows, streamed.reader, streamed.nbytes)
+                return Ran(streamed.rows, streamed.reader, streamed.nbytes, streamed.rows < 0)
         except BaseException:
             self._activity.leave()
             raise

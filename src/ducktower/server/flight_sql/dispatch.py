@@ -61,6 +61,7 @@ class FlightSql:
     def __init__(self, engine: Engine, config: ServerConfig) -> None:
         self._config = config
         self.results = Results(config)
+        engine.when_reads_wait(self.results.give_way)
         statements = Statements(engine.config, self.results)
         metadata = Metadata(engine, engine.config.batch_bytes_max)
         self._commands = {

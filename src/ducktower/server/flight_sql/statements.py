@@ -158,7 +158,7 @@ class Statements:
         try:
             if ask.caller.gone():
                 raise Cancelled("the client went away before its result was there")
-            handle = self._results.hold(ran.reader, listening, session.id, ran.nbytes)
+            handle = self._results.hold(ran.reader, listening, session.id, ran.nbytes, holds_place=ran.holds_place)
         except BaseException:
             ran.reader.close()
             raise
