@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import duckdb
@@ -248,6 +248,13 @@ class Session:
     def has_state(self) -> bool:
         """Whether the session holds something, or something runs in it."""
         return self.holds() or self.idle_seconds() == 0
+
+    def when_quiet(self, tell: Callable[[], None]) -> None:
+        """Have `tell` called once, when nothing runs in the session, results that are read included.
+
+        Whoever ends the last of them calls it: it must neither block nor take a lock.
+        """
+        self._activity.when_quiet(tell)
 
     # -- for the registry -----------------------------------------------------------------------------
 

@@ -130,8 +130,9 @@ class Visits(flight.ServerMiddlewareFactory):
             raise to_flight(error, self._error_bytes_max) from None
 
     def stop(self) -> None:
-        """End the thread that looks for lost clients."""
+        """End the threads that end sessions."""
         self.lost_clients.close()
+        self.desk.stop()
 
     def _visit(self, method: Any, authorization: str | None, cookie: str | None) -> Visit:
         if method == flight.FlightMethod.HANDSHAKE:
