@@ -12,7 +12,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -44,6 +44,16 @@ def numbers(client: ducktower.FlightClient, table: str = "t") -> list[int]:
     """Return the stored numbers in order."""
     found: list[int] = client.query(f"SELECT i FROM {table} ORDER BY i").column("i").to_pylist()
     return found
+
+
+@contextmanager
+def no_thread_starts() -> Iterator[None]:
+    """Let no thread of Python's start for the time of a block: there is no memory for so large a stack."""
+    before = threading.stack_size(1 << 46)
+    try:
+        yield
+    finally:
+        threading.stack_size(before)
 
 
 class TestAcknowledgements:
@@ -94,6 +104,29 @@ class TestAcknowledgements:
                 write = rows.append({"i": i})
                 until(write.done, "the acknowledgement")
                 time.sleep(1.3)
+
+    def test_rows_are_not_forgotten_when_no_thread_can_be_started(
+        self, client: ducktower.FlightClient, table: str, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        """Rows left to themselves are sent once one can; those of other appenders are sent meanwhile."""
+        client.create_table("other", SCHEMA)
+        with client.appender(table) as rows, client.appender("other") as others:
+            until(rows.append({"i": 1}).done, "a first row, for which the threads are started")
+            with no_thread_starts():
+                late = others.append({"i": 2})
+                until(lambda: "it is tried again" in caplog.text, "the clock to fail for the other appender")
+                until(rows.append({"i": 3}).done, "a row of the appender that has its threads")
+            until(late.done, "the row of the other appender")
+
+    def test_answers_are_read_after_no_thread_could_be_started(
+        self, client: ducktower.FlightClient, table: str
+    ) -> None:
+        """Who waits with a limit is told, and may try again."""
+        with client.appender(table, linger_seconds=60) as rows:
+            write = rows.append({"i": 1})
+            with no_thread_starts(), pytest.raises(RuntimeError, match="thread"):
+                write.result(20)
+            assert write.result(20).rows == 1
 
     def test_batches_and_rows_keep_their_order(self, client: ducktower.FlightClient, table: str) -> None:
         """Rows and batches arrive in the order in which they were given."""

@@ -291,8 +291,13 @@ class Appender:
             if self._overdue is not None or self._closed or self._stream is None:
                 return
             self._overdue = threading.Event()
-        self._stream.start_reading()
-        threading.Thread(target=self._send_overdue, name="ducktower-appender-send", daemon=True).start()
+        try:
+            self._stream.start_reading()
+            threading.Thread(target=self._send_overdue, name="ducktower-appender-send", daemon=True).start()
+        except BaseException:
+            with self._lock:
+                self._overdue = None  # there is no thread: the next look tries again
+            raise
 
     def _send_overdue(self) -> None:
         overdue = self._overdue

@@ -277,10 +277,9 @@ class WriteStream:
         with self.lock:
             if self._thread is not None or self.broken is not None:
                 return
-            self._thread = threading.Thread(
-                target=self.wait, args=(self._over,), name="ducktower-appender-read", daemon=True
-            )
-            self._thread.start()
+            thread = threading.Thread(target=self.wait, args=(self._over,), name="ducktower-appender-read", daemon=True)
+            thread.start()
+            self._thread = thread  # not before: who cannot start one now may try again
 
     def _hand_on(self) -> None:
         """Let a thread that still waits read on."""
