@@ -172,7 +172,8 @@ class Session:
             return None
         with self._turns.call("statement", insert.into_sql, caller) as own_call:
             with contextlib.suppress(duckdb.Error):  # what is wrong with the name the insert itself tells best
-                if value_inserts.keeps_types(own_call.cursor.sql(f"FROM {insert.name_sql} LIMIT 0").types):
+                kinds = own_call.cursor.sql(f"FROM {insert.name_sql} LIMIT 0").types
+                if value_inserts.keeps_types(kinds, table):
                     return None
             return self._runs.stored(lambda: insert_rows(own_call.cursor, insert, table), own_call.call)
 
