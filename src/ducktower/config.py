@@ -115,6 +115,9 @@ class ServerConfig(_Checked):
     """Calls served at once; each holds one thread."""
     stream_writes_in_flight_max: int = 1024
     """Writes of one DoExchange that wait for their commit; past it the stream is not read."""
+    stream_idle_seconds: float | None = 86_400.0
+    """Longest time in which nothing is sent in an open stream of writes, or in an upload that is still collected. Then
+    the stream ends with TIMEOUT, or loses its connection; None is no limit."""
     results_waiting_max: int = 1024
     """Results of Flight SQL that wait for the DoGet which fetches them; past it a query is refused with OVERLOADED."""
     results_waiting_bytes_max: int = 512 * MIB

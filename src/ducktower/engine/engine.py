@@ -237,12 +237,15 @@ class Engine:
         nbytes = 0
         try:
             for batch in reader:
+                caller.heard()
                 if not batch.num_rows:
                     continue
                 ahead.append(batch)
                 nbytes += batch.nbytes
                 if nbytes > self.config.small_write_bytes_max:
+                    caller.taken()
                     return self._put_stream(target, schema, chained(ahead, reader), caller)
+            caller.taken()
         except pa.ArrowException as error:
             if caller.gone():
                 raise Cancelled("the client went away during its upload; nothing was stored") from error

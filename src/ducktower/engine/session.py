@@ -204,6 +204,8 @@ class Session:
         if not (ingest.temporary or self._own.in_use):
             with self._activity.busy():
                 return int(self._parts.put(ingest.target(self._parts), reader, caller).rows)
+        if caller is not None:
+            caller.taken()  # the call that reads has a limit
         with self._turns.call("upload", ingest.table, caller) as own_call:
             loading = Loading(ingest, self._parts, reader, own_call.call)
             with self._parts.cursors.cache.streaming():

@@ -72,7 +72,7 @@ class Listener(flight.FlightServerBase):
 
     def do_put(self, context: Any, descriptor: Any, reader: Any, writer: Any) -> None:
         """Store a stream and answer once it is durable."""
-        with self._call(context) as (caller, visit):
+        with self._call(context) as (admitted, visit), self._plain.idle.watch(admitted) as caller:
             if self._is_sql(descriptor):
                 writer.write(self._sql.put(descriptor, reader, visit, caller))
             else:

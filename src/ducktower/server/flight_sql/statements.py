@@ -60,6 +60,7 @@ class Statements:
     def update(self, ask: Ask[m.CommandStatementUpdate]) -> bytes:
         """DoPut without rows: run SQL that writes."""
         message = ask.message
+        ask.caller.taken()  # no rows are expected
         with session_for(ask.visit, message.transaction_id) as (session, transaction_id):
             return _counted(session.update(message.query, None, transaction_id, ask.caller))
 
@@ -169,14 +170,17 @@ class Statements:
         try:
             schema = ask.reader.schema
         except (pa.ArrowException, OSError):
+            ask.caller.taken()
             return None  # a DoPut without any Arrow message
         batches: list[pa.RecordBatch] = []
         nbytes = 0
         for batch in _translated(ask):
+            ask.caller.heard()
             nbytes += charged_bytes(batch)
             if nbytes > self._config.bound_bytes_max:
                 raise LimitExceeded(f"the parameters have more than {self._config.bound_bytes_max} bytes")
             batches.append(batch)
+        ask.caller.taken()
         if ask.caller.gone():
             raise Cancelled("the client went away while it sent parameters")
         return pa.Table.from_batches(batches, schema=schema) if len(schema) else None
