@@ -128,6 +128,41 @@ class TestAcknowledgements:
                 write.result(20)
             assert write.result(20).rows == 1
 
+    def test_a_limit_counts_the_wait_for_room(self, start_server: Callable[..., ServerProcess]) -> None:
+        """While the server stands still nobody waits longer than it said, and nothing is lost."""
+        server = start_server()
+        with ducktower.connect(server.url) as client:
+            client.create_table("t", SCHEMA)
+            with client.appender("t", linger_seconds=60, writes_in_flight=1) as rows:
+                rows.append({"i": 0}).result()
+                os.kill(server.pid, signal.SIGSTOP)
+                try:
+                    sent = rows.append({"i": 1})
+                    with pytest.raises(ducktower.TimedOut, match=r"0\.1 seconds"):
+                        sent.result(0.1)
+                    waiting = rows.append({"i": 2})
+                    for _ in range(2):
+                        with pytest.raises(ducktower.TimedOut, match=r"0\.1 seconds"):
+                            waiting.result(0.1)
+                finally:
+                    os.kill(server.pid, signal.SIGCONT)
+                assert (sent.result(30).rows, waiting.result(30).rows) == (1, 1)
+            assert numbers(client) == [0, 1, 2]
+
+    def test_a_server_that_takes_few_writes_at_once(self, database: Path) -> None:
+        """What travels together is more than may be unanswered, and is taken all the same."""
+        with (
+            ducktower.serve(str(database), stream_writes_in_flight_max=2) as server,
+            ducktower.connect(server.url) as client,
+        ):
+            client.create_table("t", SCHEMA)
+            batch = [pa.record_batch([pa.array([i]), pa.array(["x"])], schema=SCHEMA) for i in range(2_000)]
+            with client.appender("t", writes_in_flight=1_000) as rows:
+                writes = [rows.write(one) for one in batch]
+                rows.flush()
+                assert {write.result().rows for write in writes} == {1}
+            assert numbers(client) == list(range(2_000))
+
     def test_batches_and_rows_keep_their_order(self, client: ducktower.FlightClient, table: str) -> None:
         """Rows and batches arrive in the order in which they were given."""
         with client.appender(table, columns=["i", "v"], linger_seconds=60, rows_per_write=3) as rows:

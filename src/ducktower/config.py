@@ -114,7 +114,8 @@ class ServerConfig(_Checked):
     calls_in_flight_max: int = 1024
     """Calls served at once; each holds one thread."""
     stream_writes_in_flight_max: int = 1024
-    """Writes of one DoExchange that wait for their commit; past it the stream is not read."""
+    """Writes of one DoExchange that wait for their commit; past it the stream is not read. What the next batch carries
+    is taken whole."""
     stream_idle_seconds: float | None = 86_400.0
     """Longest time in which nothing is sent in an open stream of writes, or in an upload that is still collected. Then
     the stream ends with TIMEOUT, or loses its connection; None is no limit."""

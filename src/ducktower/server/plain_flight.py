@@ -156,10 +156,9 @@ class PlainFlight:
             raise Cancelled("the client went away during its stream")
 
     def _check_parts(self, parts: tuple[int, ...], rows: int) -> None:
-        if len(parts) > self._config.stream_writes_in_flight_max:
-            raise LimitExceeded(
-                f"a batch carries {len(parts)} writes, the limit is {self._config.stream_writes_in_flight_max}"
-            )
+        most = max(commands.WRITES_PER_BATCH_MAX, self._config.stream_writes_in_flight_max)
+        if len(parts) > most:
+            raise LimitExceeded(f"a batch carries {len(parts)} writes, the limit is {most}")
         if parts and sum(parts) != rows:
             raise InvalidArgument(f'"writes" in a batch\'s metadata sum up to {sum(parts)} rows, the batch has {rows}')
 
