@@ -185,7 +185,7 @@ class FlightClient:
 
     def query(self, query: Any, parameters: Sequence[Any] | dict[str, Any] | None = None) -> pa.Table:
         """Run a query, SQL or an Ibis expression, and return its whole result."""
-        ticket = flight.Ticket(Query(query_sql(query), _parameters(parameters)).to_bytes())
+        ticket = _ticket(query, parameters)
 
         def run() -> pa.Table:
             with _translated():
@@ -208,7 +208,7 @@ class FlightClient:
 
         Closing the generator ends the query on the server.
         """
-        ticket = flight.Ticket(Query(query_sql(query), _parameters(parameters)).to_bytes())
+        ticket = _ticket(query, parameters)
 
         def start() -> tuple[Any, pa.Schema]:
             with _translated():
@@ -428,6 +428,10 @@ def _location(url: str) -> str:
 
 def _key(key: Sequence[str] | None) -> tuple[str, ...]:
     return (key,) if isinstance(key, str) else tuple(key or ())
+
+
+def _ticket(query: Any, parameters: Sequence[Any] | dict[str, Any] | None) -> Any:
+    return flight.Ticket(Query(query_sql(query), _parameters(parameters)).to_bytes())
 
 
 def _parameters(parameters: Sequence[Any] | dict[str, Any] | None) -> list[Any] | dict[str, Any] | None:

@@ -4,6 +4,7 @@ from .appending import Appending
 from .calls import Caller
 from .describing import Description
 from .engine import Engine
+from .parameters import charged_bytes
 from .prepared import Prepared
 from .session import Session
 from .session_loads import Ingest
@@ -22,4 +23,5 @@ __all__ = [
     "Session",
     "Sessions",
     "Target",
+    "charged_bytes",
 ]

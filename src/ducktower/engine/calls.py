@@ -46,6 +46,10 @@ class Caller:
     gone: Callable[[], bool] = _never
     hang_up: Callable[[], None] = _nothing
     principal: str = ""
+    heard: Callable[[], None] = _nothing
+    """Told when something of the caller's stream came in."""
+    taken: Callable[[], None] = _nothing
+    """Told when the stream needs no watch any more: all of it came in, or a call with a limit of its own reads on."""
 
 
 class Call:

@@ -110,6 +110,10 @@ class Engine:
             self._reads.add()
             return stream(lease.cursor, statement, parameters, call, self.config, release, self._cache).reader
 
+    def when_reads_wait(self, make_room: Callable[[], None]) -> None:
+        """Have `make_room` called again and again while a read waits for a place, by its thread."""
+        self._database.when_waiting("read", make_room)
+
     def describe(self, sql: str, parameters: Parameters = None, caller: Caller | None = None) -> Any:
         """Return the pyarrow.Schema of a query's result without running it."""
         with self._cursors.open("read", "description", sql, caller) as (lease, _):
@@ -234,12 +238,15 @@ class Engine:
         nbytes = 0
         try:
             for batch in reader:
+                caller.heard()
                 if not batch.num_rows:
                     continue
                 ahead.append(batch)
                 nbytes += batch.nbytes
                 if nbytes > self.config.small_write_bytes_max:
+                    caller.taken()  # from here on `upload_timeout_seconds` counts
                     return self._put_stream(target, schema, itertools.chain(ahead, reader), caller)
+            caller.taken()
         except pa.ArrowException as error:
             if caller.gone():
                 raise Cancelled("the client went away during its upload; nothing was stored") from error

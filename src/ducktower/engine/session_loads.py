@@ -21,9 +21,9 @@ from .calls import Call
 from .failures import translate
 from .inserts import (
     VALUE_ERRORS,
-    already_there,
-    create_sql,
+    Source,
     insert_sql,
+    make_table,
     matched,
     one_of_these,
     quoted,
@@ -113,20 +113,11 @@ class Loading:
         schema = "main" if ingest.temporary else ingest.schema or _current_schema(cursor)
         target = Target(ingest.table, schema, ingest.mode)
         ingest.look(cursor, self._catalog, target)
-        self._make(cursor, target)
+        make_table(cursor, self._catalog, target, self._sent)
         rows = self._insert(cursor, target)
         # A client that was killed looks like one that finished: ask before it is too late.
         self._call.check()
         return rows
-
-    def _make(self, cursor: Any, target: Target) -> None:
-        if target.mode == "append":
-            return
-        if target.mode != "replace" and table_exists(cursor, self._catalog, target):
-            if target.mode == "create":
-                raise already_there(target)
-            return
-        cursor.execute(create_sql(self._catalog, target, self._sent, source_columns(cursor, self._sent)))
 
     def _insert(self, cursor: Any, target: Target) -> int:
         columns = table_columns(cursor, self._catalog, target)
@@ -163,16 +154,6 @@ def insert_rows(cursor: Any, insert: PlainInsert, table: Any) -> int:
         return int(cursor.rowcount)
 
 
-class _Source:
-    """Rows that a cursor reads by name, for as long as there are any: what is left of it afterwards is empty."""
-
-    def __init__(self, data: Any) -> None:
-        self.data = data
-
-    def __arrow_c_stream__(self, requested_schema: Any = None) -> Any:
-        return self.data.__arrow_c_stream__(requested_schema)
-
-
 @contextlib.contextmanager
 def _registered(cursor: Any, data: Any) -> Iterator[str]:
     """Register rows under a name that no client can guess.
@@ -180,7 +161,7 @@ def _registered(cursor: Any, data: Any) -> Iterator[str]:
     In an aborted transaction DuckDB does not take a name back: then an empty thing is left behind under it.
     """
     name = f"__ducktower_{secrets.token_hex(8)}"
-    source = _Source(data)
+    source = Source(data)
     cursor.register(name, source)
     try:
         yield name

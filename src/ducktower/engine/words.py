@@ -117,6 +117,11 @@ class Write:
     parts: tuple[int, ...] = ()
     """Rows of each write of a batch that carries several; one batch then."""
 
+    @property
+    def count(self) -> int:
+        """How many writes it is."""
+        return len(self.parts) or 1
+
     def divided(self) -> list[Write]:
         """Return the parts as writes of their own; their outcomes are the business of whoever divided."""
         start, found = 0, []

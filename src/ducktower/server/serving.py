@@ -7,12 +7,17 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import errno
 import gc
 import logging
 import socket
+import sys
 import threading
+from collections.abc import Iterator
 from types import TracebackType
 from typing import Any
+
+import pyarrow as pa
 
 from ..config import EngineConfig, ServerConfig
 from ..engine import Engine
@@ -58,6 +63,13 @@ class FlightServer:
         """Open the database and accept calls. Returns itself."""
         check_address(self._config)
         keep_freed_memory()
+        with _starting_alone(self._config.host, self._config.port):
+            self._start()
+        # A program that forgets to close must still end, and leave a checkpointed file.
+        atexit.register(self.close)
+        return self
+
+    def _start(self) -> None:
         _probe_port(self._config.host, self._config.port)
         self._engine = Engine(self._engine_config)
         try:
@@ -75,15 +87,13 @@ class FlightServer:
             if self._plain is not None:
                 self._plain.close()
             self._engine.close(0)
-            self._engine = None
-            if isinstance(error, OSError):
+            self._engine = self._visits = self._sql = self._plain = None
+            # pyarrow has no class of its own for what gRPC could not listen on.
+            if isinstance(error, (OSError, pa.ArrowException)):
                 raise Unavailable(f"cannot listen on {self._config.host}:{self._config.port}") from error
             raise
         self._port = int(self._listener.port)
         self._visits.lost_clients.listening_on(self._port)
-        # A program that forgets to close must still end, and leave a checkpointed file.
-        atexit.register(self.close)
-        return self
 
     @property
     def port(self) -> int:
@@ -172,6 +182,25 @@ def serve(database: str = ":memory:", *, host: str = "127.0.0.1", port: int = 0,
         else:
             raise InvalidArgument(f'setting "{name}" does not exist')
     return FlightServer(EngineConfig(**engine), ServerConfig(**server)).start()
+
+
+@contextlib.contextmanager
+def _starting_alone(host: str, port: int) -> Iterator[None]:
+    """Let one server at a time begin to listen on a port, whichever process it is in; refuse the others.
+
+    The probe does not see who does not listen yet, and pyarrow never lets go of what a listener was given that gRPC
+    could not start. The kernel lets one alone bind an abstract socket, and forgets it with its process.
+    """
+    with contextlib.ExitStack() as stack:
+        if port and sys.platform == "linux":
+            mark = stack.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM))
+            try:
+                mark.bind(f"\0ducktower starts on {host}:{port}")
+            except OSError as error:
+                if error.errno == errno.EADDRINUSE:
+                    raise Unavailable(f"port {port} on {host} is in use: another server starts on it") from error
+                log.info("cannot see whether another server starts on port %d: %s", port, error)
+        yield
 
 
 def _probe_port(host: str, port: int) -> None:

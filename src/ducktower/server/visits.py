@@ -151,8 +151,9 @@ class Visits(flight.ServerMiddlewareFactory):
         return self._here.pop(threading.get_ident())
 
     def stop(self) -> None:
-        """End the thread that looks for lost clients."""
+        """End the threads that end sessions."""
         self.lost_clients.close()
+        self.desk.stop()
 
     def _visit(self, authorization: str | None, cookie: str | None) -> Visit:
         scheme, _, credentials = (authorization or "").partition(" ")
