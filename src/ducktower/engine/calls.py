@@ -15,13 +15,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from ..errors import Cancelled, DucktowerError, TimedOut, Unavailable
+from ..errors import Cancelled, DucktowerError, TimedOut, Unauthenticated, Unavailable
+from .access import LOCAL, Principal, Trail
 
 __all__ = ["Call", "Caller", "Calls"]
 
 log = logging.getLogger(__name__)
 
-Reason = Literal["timeout", "cancelled", "gone", "stopping", "reopening"]
+Reason = Literal["timeout", "cancelled", "gone", "stopping", "reopening", "revoked"]
 _TEXT_MAX = 500
 _GRACE_SECONDS = 5.0
 """How long a call that was asked to end may take for it, before its client is hung up on."""
@@ -45,7 +46,9 @@ class Caller:
     peer: str = "local"
     gone: Callable[[], bool] = _never
     hang_up: Callable[[], None] = _nothing
-    principal: str = ""
+    principal: Principal = LOCAL
+    trail: Trail | None = None
+    """Where the engine writes down what it did, when there is an audit log."""
 
 
 class Call:
@@ -129,6 +132,8 @@ class Call:
                 return Cancelled(f"the client went away during its {self.kind}")
             case "cancelled":
                 return Cancelled(f"the {self.kind} was cancelled")
+            case "revoked":
+                return Unauthenticated("the token was revoked or has expired")
             case "reopening":
                 return Unavailable(f"the database was reopened after a fatal error during the {self.kind}")
             case "stopping":
@@ -197,6 +202,13 @@ class Calls:
         """End every running call."""
         for call in self._snapshot():
             call.end(reason)
+
+    def end_of(self, whose: Callable[[Principal], bool]) -> int:
+        """End the running calls of principals that `whose` names, because they are known no longer; count them."""
+        theirs = [call for call in self._snapshot() if whose(call.caller.principal)]
+        for call in theirs:
+            call.end("revoked")
+        return len(theirs)
 
     def close(self) -> None:
         """Stop watching."""

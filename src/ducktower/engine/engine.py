@@ -26,6 +26,7 @@ from ..errors import (
 )
 from ..monitor import Counter
 from . import catalog, keys, metadata, statements
+from .access import Principal
 from .appending import Appending
 from .block_cache import BlockCache
 from .calls import Caller, Calls
@@ -306,6 +307,10 @@ class Engine:
     def cancel(self, number: int) -> bool:
         """End the running call of that id; False when there is none."""
         return self._calls.cancel(number)
+
+    def end_calls(self, whose: Callable[[Principal], bool]) -> int:
+        """End the running calls of the principals that `whose` names: their tokens count no more. Return how many."""
+        return self._calls.end_of(whose)
 
     def checkpoint(self) -> None:
         """Write the WAL's contents into the database file."""

@@ -16,6 +16,7 @@ import duckdb
 
 from ..errors import InvalidArgument, InvalidSQL, LimitExceeded
 from . import session_options, statements, value_inserts
+from .access import Principal
 from .calls import Caller
 from .describing import Description
 from .parameters import Parameters, Rows
@@ -35,7 +36,7 @@ _CLOSE_WAIT_SECONDS = 5.0
 class Session:
     """Safe from any thread. Statements without state run beside each other, those on the own cursor take turns."""
 
-    def __init__(self, parts: Parts, session_id: str, principal: str) -> None:
+    def __init__(self, parts: Parts, session_id: str, principal: Principal) -> None:
         self.id = session_id
         self.principal = principal
         self.started = time.monotonic()

@@ -13,6 +13,7 @@ import time
 from typing import Any
 
 from ..errors import Overloaded, Unavailable
+from .access import LOCAL, Principal
 from .session import Session
 from .session_parts import Parts
 
@@ -37,7 +38,7 @@ class Sessions:
         self._thread = threading.Thread(target=self._look, name="ducktower-sessions", daemon=True)
         self._thread.start()
 
-    def open(self, principal: str = "", *, session_id: str | None = None) -> Session:
+    def open(self, principal: Principal = LOCAL, *, session_id: str | None = None) -> Session:
         """Open a session, or return the one that has the id `session_id`; without it one that cannot be guessed.
 
         Raises Overloaded when there are `sessions_max`, Unavailable while the server stops.
@@ -81,7 +82,7 @@ class Sessions:
         return [
             {
                 "session": session.id[:6],
-                "principal": session.principal,
+                "principal": session.principal.name,
                 "seconds": round(now - session.started, 3),
                 "idle_seconds": round(session.idle_seconds(), 3),
                 "in_transaction": session.in_transaction,

@@ -12,7 +12,7 @@ from collections import OrderedDict
 from weakref import WeakValueDictionary
 
 from ..config import ServerConfig
-from ..engine import Engine, Session
+from ..engine import Engine, Principal, Session
 from ..errors import Overloaded, Unauthenticated
 from .tokens import Token
 
@@ -40,7 +40,7 @@ class SessionDesk:
     def find(self, session_id: str, principal: str) -> Session | None:
         """Return the session of that id when it has begun, is not over, and is this principal's."""
         session = self._sessions.find(session_id)
-        return session if session is not None and session.principal == principal else None
+        return session if session is not None and session.principal.name == principal else None
 
     def over(self, token: Token) -> str | None:
         """Return why the session of a token that is shown is over; None when it is there or may begin."""
@@ -87,11 +87,11 @@ class SessionDesk:
 
     def _open(self, token: Token) -> Session:
         try:
-            session = self._sessions.open(token.principal, session_id=token.session_id)
+            session = self._sessions.open(Principal(token.principal), session_id=token.session_id)
         except Overloaded:
             if not self._make_room():
                 raise
-            session = self._sessions.open(token.principal, session_id=token.session_id)
+            session = self._sessions.open(Principal(token.principal), session_id=token.session_id)
         self._begun[session.id] = session
         return session
 
