@@ -36,6 +36,7 @@ class Listener(flight.FlightServerBase):
         self._config = config
         self._plain = plain
         self._sql = flight_sql
+        self._visits = visits
         self._places = threading.BoundedSemaphore(config.calls_in_flight_max)
         self._stopping = False  # set once, by the thread that stops the server
         super().__init__(location, auth_handler=NoHandshake(), middleware={MIDDLEWARE: visits})
@@ -114,9 +115,9 @@ class Listener(flight.FlightServerBase):
         try:
             if self._stopping:
                 raise Unavailable("the server is stopping")
-            visit: Visit = context.get_middleware(MIDDLEWARE)
-            visit.check()
-            visit.peer = peer = context.peer()
+            peer = context.peer()
+            visit = self._visits.take()
+            visit.arrive(context, peer)
             yield Caller(peer, gone=context.is_cancelled, hang_up=lambda: self._hang_up(peer)), visit
         except DucktowerError as error:
             raise to_flight(error, self._config.error_bytes_max) from None

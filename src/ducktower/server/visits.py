@@ -1,8 +1,13 @@
-"""Which session a call belongs to: a middleware reads its headers, and hands out the token of a new session.
+"""Which session a call belongs to: its headers are read before its handler runs, and a new session hands out a token.
 
 A session is found by, in this order: `authorization: Bearer` with a token of this server's, the cookie, the handle
-that the call carries (see `flight_sql`). A client that shows none gets a token with its first answer, as a cookie
-and as `authorization`, of which drivers adopt one; its session begins with the first call that needs it.
+that the call carries (see `flight_sql`). A client that shows none gets a token with the answer to the first call that
+needs a session, as a cookie and as `authorization`, of which drivers adopt one.
+
+Flight calls the factory of a middleware and then the handler in one thread, so what was read waits for its handler
+under the thread's identity. (Not in a `threading.local`: that ends with each callback of a thread that Python did not
+start.) A middleware object for each call would do the same, and take Python's lock three times more: a quarter of what
+a small write costs.
 
 Owns how a session is shown and handed out. Must never look at what a call asks for.
 """
@@ -10,6 +15,7 @@ Owns how a session is shown and handed out. Must never look at what a call asks 
 from __future__ import annotations
 
 import contextlib
+import threading
 from collections.abc import Iterator
 from typing import Any
 
@@ -29,16 +35,6 @@ __all__ = ["MIDDLEWARE", "NoHandshake", "Visit", "Visits"]
 MIDDLEWARE = "visit"
 _COOKIE = "arrow_flight_session_id"
 
-_FIRST_CALLS = frozenset(
-    {
-        flight.FlightMethod.GET_FLIGHT_INFO,
-        flight.FlightMethod.GET_SCHEMA,
-        flight.FlightMethod.DO_PUT,
-        flight.FlightMethod.DO_ACTION,
-    }
-)
-"""Calls that a client of Flight SQL may begin with. A DoGet is never the first, so plain reads pay for no token."""
-
 
 class NoHandshake(flight.ServerAuthHandler):
     """Lets Handshake succeed: without a handler it answers UNIMPLEMENTED. The middleware does the work."""
@@ -51,7 +47,18 @@ class NoHandshake(flight.ServerAuthHandler):
         return ""
 
 
-class Visit(flight.ServerMiddleware):
+class _HandshakeAnswer(flight.ServerMiddleware):
+    """The headers of a Handshake's answer: no handler runs that could add them."""
+
+    def __init__(self, answer: dict[str, str]) -> None:
+        self._answer = answer
+
+    def sending_headers(self) -> dict[str, str]:
+        """Hand the token out."""
+        return self._answer
+
+
+class Visit:
     """One call's caller and session. Used by the thread of its call."""
 
     def __init__(
@@ -61,24 +68,21 @@ class Visit(flight.ServerMiddleware):
         token: Token | None,
         *,
         answer: dict[str, str] | None = None,
-        fresh: bool = False,
         refusal: DucktowerError | None = None,
     ) -> None:
         self.principal = principal
-        self.peer = ""  # set when the call is admitted
+        self._peer = ""
+        self._context: Any = None  # the call's, when it has arrived
         self._visits = visits
         self._token = token
-        self._answer = answer
-        self._fresh = fresh
+        self._answer = answer or {}
         self._refusal = refusal
 
-    def sending_headers(self) -> dict[str, str]:
-        """Hand the token out; once, because GetFlightInfo asks twice."""
-        answer, self._answer = self._answer, None
-        return answer or {}
-
-    def check(self) -> None:
-        """Raise Unauthenticated when the call's session is over."""
+    def arrive(self, context: Any, peer: str) -> None:
+        """Go on in the handler. Raises Unauthenticated when the call's session is over."""
+        self._context, self._peer = context, peer
+        if self._answer:
+            self._add_headers(self._answer)
         if self._refusal is not None:
             raise self._refusal
 
@@ -97,11 +101,13 @@ class Visit(flight.ServerMiddleware):
             if found is None:
                 raise InvalidArgument("the handle is unknown: its session has ended")
             session = found
-        elif self._token is None:
-            raise Unauthenticated("this call needs a session, and its client showed none")
+        elif self._token is not None:
+            session = self._visits.desk.begin(self._token)
         else:
-            session = self._visits.desk.begin(self._token, unclaimed=self._fresh)
-        self._visits.lost_clients.seen(session, self.peer)
+            self._token, text = self._visits.tokens.issue(self.principal)
+            session = self._visits.desk.begin(self._token, unclaimed=True)
+            self._add_headers(_handed_out(text))
+        self._visits.lost_clients.seen(session, self._peer)
         try:
             yield session
         finally:
@@ -111,6 +117,10 @@ class Visit(flight.ServerMiddleware):
         """End the call's session; False when there was none to end."""
         return self._token is not None and self._visits.desk.close(self._token.session_id)
 
+    def _add_headers(self, headers: dict[str, str]) -> None:
+        for name, value in headers.items():
+            self._context.add_header(name, value)
+
 
 class Visits(flight.ServerMiddlewareFactory):
     """Reads headers. Safe from any thread."""
@@ -118,48 +128,54 @@ class Visits(flight.ServerMiddlewareFactory):
     def __init__(self, engine: Engine, authenticator: Authenticator, config: ServerConfig) -> None:
         self.desk = SessionDesk(engine, config)
         self.lost_clients = LostClients(config.client_lost_seconds, self.desk.close)
+        self.tokens = Tokens()
         self._authenticator = authenticator
         self._error_bytes_max = config.error_bytes_max
-        self._tokens = Tokens()
+        # By thread: the call whose handler has not begun. Changed by one dict operation at a time. A call that ends
+        # before its handler leaves one behind, which the thread's next call replaces.
+        self._here: dict[int, Visit] = {}
 
-    def start_call(self, info: Any, headers: dict[str, list[Any]]) -> Visit:
+    def start_call(self, info: Any, headers: dict[str, list[Any]]) -> _HandshakeAnswer | None:
         """Say who calls. Refuses with UNAUTHENTICATED."""
         try:
-            return self._visit(info.method, _first(headers, "authorization"), _cookie(headers))
+            authorization = _first(headers, "authorization")
+            if info.method == flight.FlightMethod.HANDSHAKE:
+                return self._shake_hands(authorization)
+            self._here[threading.get_ident()] = self._visit(authorization, _cookie(headers))
         except DucktowerError as error:
             raise to_flight(error, self._error_bytes_max) from None
+        return None
+
+    def take(self) -> Visit:
+        """Return the visit of the call that this thread serves; once."""
+        return self._here.pop(threading.get_ident())
 
     def stop(self) -> None:
         """End the thread that looks for lost clients."""
         self.lost_clients.close()
 
-    def _visit(self, method: Any, authorization: str | None, cookie: str | None) -> Visit:
-        if method == flight.FlightMethod.HANDSHAKE:
-            return self._shake_hands(authorization)
+    def _visit(self, authorization: str | None, cookie: str | None) -> Visit:
         scheme, _, credentials = (authorization or "").partition(" ")
-        if scheme.lower() == "bearer" and self._tokens.ours(credentials.strip()):
+        if scheme.lower() == "bearer" and self.tokens.ours(credentials.strip()):
             return self._with_token(credentials.strip(), {})
         principal = self._authenticator.principal(authorization)
-        if cookie is not None and self._tokens.ours(cookie):
+        if cookie is not None and self.tokens.ours(cookie):
             # A cookie that is over is taken away, so that the next call begins anew.
             visit = self._with_token(cookie, {"set-cookie": f"{_COOKIE}=; Max-Age=0; Path=/"})
             if visit.principal != principal and authorization and visit._refusal is None:
                 raise Unauthenticated("the session belongs to somebody else")
             return visit
-        if method not in _FIRST_CALLS:
-            return Visit(self, principal, None)
-        token, text = self._tokens.issue(principal)
-        return Visit(self, principal, token, answer=_handed_out(text), fresh=True)
+        return Visit(self, principal, None)
 
-    def _shake_hands(self, authorization: str | None) -> Visit:
+    def _shake_hands(self, authorization: str | None) -> _HandshakeAnswer:
         principal = self._authenticator.principal(authorization)
-        token, text = self._tokens.issue(principal)
+        token, text = self.tokens.issue(principal)
         # The session begins at once, so that one too many is refused while connecting.
         self.desk.begin(token)
-        return Visit(self, principal, token, answer=_handed_out(text))
+        return _HandshakeAnswer(_handed_out(text))
 
     def _with_token(self, text: str, farewell: dict[str, str]) -> Visit:
-        token = self._tokens.read(text)
+        token = self.tokens.read(text)
         why = "the session is unknown here: the server was started anew" if token is None else self.desk.over(token)
         if token is None or why is not None:
             return Visit(self, "", None, answer=farewell, refusal=Unauthenticated(f"{why}; connect again"))
