@@ -37,6 +37,11 @@ class Principal:
         """Whether there are tables that this principal does not see."""
         return bool(self.tables)
 
+    @property
+    def only_reads(self) -> bool:
+        """Whether the principal's statements run in transactions that only read."""
+        return self.role == "reader"
+
     def may(self, role: Role) -> bool:
         """Whether the principal has that role or a higher one."""
         return _RANK[self.role] >= _RANK[role]

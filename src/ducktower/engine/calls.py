@@ -151,6 +151,10 @@ class Call:
         }
 
 
+def _theirs(call: Call, principal: Principal) -> bool:
+    return principal.role == "owner" or call.caller.principal.name == principal.name
+
+
 class Calls:
     """The registry."""
 
@@ -185,15 +189,15 @@ class Calls:
             self._running.pop(call.id, None)
         call.finish()
 
-    def describe(self) -> list[dict[str, Any]]:
-        """Describe the running calls, oldest first."""
-        return [call.describe() for call in self._snapshot()]
+    def describe(self, principal: Principal = LOCAL) -> list[dict[str, Any]]:
+        """Describe the running calls, oldest first: to an owner all, to everybody else its own."""
+        return [call.describe() for call in self._snapshot() if _theirs(call, principal)]
 
-    def cancel(self, number: int) -> bool:
-        """End the call of that id; False when there is none."""
+    def cancel(self, number: int, principal: Principal = LOCAL) -> bool:
+        """End the call of that id; False when there is none that the principal may end."""
         with self._lock:
             call = self._running.get(number)
-        if call is None:
+        if call is None or not _theirs(call, principal):
             return False
         call.end("cancelled")
         return True

@@ -25,7 +25,7 @@ from ..errors import (
     TimedOut,
 )
 from ..monitor import Counter
-from . import catalog, keys, metadata, statements
+from . import catalog, keys, metadata
 from .access import Principal
 from .appending import Appending
 from .block_cache import BlockCache
@@ -35,6 +35,7 @@ from .database import Database
 from .describing import Describer
 from .failures import translate
 from .group_commit import GroupCommitter
+from .guard import BEGIN_READ_ONLY, Guard, who
 from .inserts import table_exists, table_name
 from .known_tables import KnownTables
 from .leasing import Cursors
@@ -53,8 +54,6 @@ __all__ = ["Engine"]
 
 log = logging.getLogger(__name__)
 
-_BEGIN_READ_ONLY = "BEGIN TRANSACTION READ ONLY"
-
 
 class Engine:
     """One database in use. Every method is safe from any thread; all raise the errors of `ducktower.errors`."""
@@ -72,6 +71,7 @@ class Engine:
         self._queue = CommitQueue(self.config, self._committer.commit)
         self._cache = BlockCache(self._database, self.config)
         self._cursors = Cursors(self._database, self._calls, self._cache, self.config)
+        self._guard = Guard(self.config)
         self._scripts = Scripts(self.config, tables_changed=self._tables_changed)
         self._known_tables = KnownTables(self._cursors)
         self._describer = Describer()
@@ -81,6 +81,7 @@ class Engine:
                 config=self.config,
                 catalog=self._database.catalog,
                 cursors=self._cursors,
+                guard=self._guard,
                 scripts=self._scripts,
                 describer=self._describer,
                 put=self.put,
@@ -100,8 +101,8 @@ class Engine:
         `[CODE]` at the head of its text. Batches stay within `batch_bytes_max`.
         """
         with self._cursors.open("read", "query", sql, caller, leave=True) as (lease, call):
-            statement = statements.one_query(lease.cursor, sql, self.config.sql_bytes_max)
-            lease.cursor.execute(_BEGIN_READ_ONLY)
+            lease.cursor.execute(BEGIN_READ_ONLY)
+            statement = self._guard.one_query(lease.cursor, sql, who(caller))
 
             def release() -> None:
                 self._calls.finish(call)
@@ -114,28 +115,34 @@ class Engine:
         """Return the pyarrow.Schema of a query's result without running it."""
         with self._cursors.open("read", "description", sql, caller) as (lease, _):
             cursor = lease.cursor
-            statement = statements.one_query(cursor, sql, self.config.sql_bytes_max)
-            cursor.execute(_BEGIN_READ_ONLY)
+            cursor.execute(BEGIN_READ_ONLY)
+            statement = self._guard.one_query(cursor, sql, who(caller))
             reader = cursor.sql(statement, params=parameters).limit(0).to_arrow_reader(1)
             schema = reader.schema
             reader.close()
             return schema
 
-    def tables(self) -> Any:
+    def tables(self, caller: Caller | None = None) -> Any:
         """Return a pyarrow.Table: schema_name, table_name, table_type, rows (NULL for views), columns."""
-        with self._cursors.open("internal", "list of tables", "", None) as (lease, _):
+        with self._cursors.open("internal", "list of tables", "", caller) as (lease, _):
             return catalog.list_tables(lease.cursor, self._database.catalog)
 
     # -- Flight SQL's metadata: what a session sees, or what is there for everybody -----------------------
 
-    def catalogs(self, session: Session | None = None) -> Any:
+    def catalogs(self, session: Session | None = None, caller: Caller | None = None) -> Any:
         """Return a pyarrow.Table of the catalogs."""
-        with self._looking("catalogs", session) as cursor:
+        with self._looking("catalogs", session, caller) as cursor:
             return metadata.catalogs(cursor, self._database.catalog)
 
-    def db_schemas(self, catalog: str | None = None, pattern: str | None = None, session: Session | None = None) -> Any:
+    def db_schemas(
+        self,
+        catalog: str | None = None,
+        pattern: str | None = None,
+        session: Session | None = None,
+        caller: Caller | None = None,
+    ) -> Any:
         """Return a pyarrow.Table of the schemas whose name is like `pattern`."""
-        with self._looking("schemas", session) as cursor:
+        with self._looking("schemas", session, caller) as cursor:
             return metadata.db_schemas(cursor, self._database.catalog, catalog, pattern)
 
     def tables_of(
@@ -147,9 +154,10 @@ class Engine:
         *,
         include_schema: bool = False,
         session: Session | None = None,
+        caller: Caller | None = None,
     ) -> Any:
         """Return a pyarrow.Table of tables and views, with their Arrow schemas if asked for."""
-        with self._looking("tables", session) as cursor:
+        with self._looking("tables", session, caller) as cursor:
             return metadata.tables_of(
                 cursor,
                 self._describer,
@@ -165,20 +173,41 @@ class Engine:
         """Return a pyarrow.Table of the kinds of tables."""
         return metadata.table_types()
 
-    def primary_keys(self, catalog: str | None, schema: str | None, table: str, session: Session | None = None) -> Any:
+    def primary_keys(
+        self,
+        catalog: str | None,
+        schema: str | None,
+        table: str,
+        session: Session | None = None,
+        caller: Caller | None = None,
+    ) -> Any:
         """Return a pyarrow.Table of a table's primary key."""
-        with self._looking("primary keys", session) as cursor:
+        with self._looking("primary keys", session, caller) as cursor:
             return keys.primary_keys(cursor, self._database.catalog, keys.Named(catalog, schema, table))
 
-    def exported_keys(self, catalog: str | None, schema: str | None, table: str, session: Session | None = None) -> Any:
+    def exported_keys(
+        self,
+        catalog: str | None,
+        schema: str | None,
+        table: str,
+        session: Session | None = None,
+        caller: Caller | None = None,
+    ) -> Any:
         """Return a pyarrow.Table of the foreign keys that refer to a table."""
         primary = keys.Named(catalog, schema, table)
-        return self._foreign_keys(primary, keys.Named(), session, by_primary=False)
+        return self._foreign_keys(primary, keys.Named(), session, caller, by_primary=False)
 
-    def imported_keys(self, catalog: str | None, schema: str | None, table: str, session: Session | None = None) -> Any:
+    def imported_keys(
+        self,
+        catalog: str | None,
+        schema: str | None,
+        table: str,
+        session: Session | None = None,
+        caller: Caller | None = None,
+    ) -> Any:
         """Return a pyarrow.Table of a table's foreign keys."""
         foreign = keys.Named(catalog, schema, table)
-        return self._foreign_keys(keys.Named(), foreign, session, by_primary=True)
+        return self._foreign_keys(keys.Named(), foreign, session, caller, by_primary=True)
 
     def cross_reference(
         self,
@@ -189,17 +218,18 @@ class Engine:
         fk_schema: str | None,
         fk_table: str,
         session: Session | None = None,
+        caller: Caller | None = None,
     ) -> Any:
         """Return a pyarrow.Table of the foreign keys from one table to another."""
         primary = keys.Named(pk_catalog, pk_schema, pk_table)
         foreign = keys.Named(fk_catalog, fk_schema, fk_table)
-        return self._foreign_keys(primary, foreign, session, by_primary=False)
+        return self._foreign_keys(primary, foreign, session, caller, by_primary=False)
 
     def sql_facts(self) -> SqlFacts:
         """Return the keywords and functions of DuckDB's SQL."""
         facts = self._sql_facts
         if facts is None:
-            with self._looking("functions", None) as cursor:
+            with self._looking("functions", None, None) as cursor:
                 facts = self._sql_facts = sql_facts(cursor)
         return facts
 
@@ -207,14 +237,14 @@ class Engine:
         """Return the SQL that reads a whole table."""
         return f"FROM {table_name(self._database.catalog, target)}"
 
-    def table_schema(self, target: Target) -> Any:
+    def table_schema(self, target: Target, caller: Caller | None = None) -> Any:
         """Return a table's or view's pyarrow.Schema. Raises TableNotFound."""
-        with self._cursors.open("read", "description", target.label, None) as (lease, _):
+        with self._cursors.open("read", "description", target.label, caller) as (lease, _):
             return catalog.table_schema(lease.cursor, self._database.catalog, target)
 
-    def table_info(self, target: Target) -> tuple[Any, int]:
+    def table_info(self, target: Target, caller: Caller | None = None) -> tuple[Any, int]:
         """Return a table's or view's pyarrow.Schema and its number of rows. Raises TableNotFound."""
-        with self._cursors.open("read", "description", target.label, None) as (lease, _):
+        with self._cursors.open("read", "description", target.label, caller) as (lease, _):
             schema = catalog.table_schema(lease.cursor, self._database.catalog, target)
             return schema, catalog.table_rows(lease.cursor, self._database.catalog, target)
 
@@ -227,6 +257,7 @@ class Engine:
         a transaction of its own.
         """
         caller = caller or Caller()
+        self._guard.admit_rows(caller.principal, target.schema, target.table, target.mode)
         schema = plain_schema(reader.schema)
         if schema != reader.schema.remove_metadata():
             reader = reader.cast(schema)
@@ -249,8 +280,9 @@ class Engine:
         batches = [batch.replace_schema_metadata(None) for batch in ahead]
         return self._put_small(target, schema, batches, nbytes, caller)
 
-    def appending(self, target: Target, schema: Any) -> Appending:
+    def appending(self, target: Target, schema: Any, caller: Caller | None = None) -> Appending:
         """Open a stream of small writes to `target`, whose batches have the pyarrow.Schema `schema`."""
+        self._guard.admit_rows(who(caller), target.schema, target.table, target.mode)
         return Appending(self._queue, self.config, target, schema)
 
     def execute(self, sql: str, parameters: Parameters = None, caller: Caller | None = None) -> Executed:
@@ -259,8 +291,10 @@ class Engine:
         Parameters go to the last statement. A conflict is tried again for `conflict_retry_seconds`.
         """
         with self._cursors.open("execute", "statement", sql, caller) as (lease, call):
-            rows, table = self._scripts.run(lease.cursor, sql, parameters, call)
-            return Executed(rows, self._commits.add(), table)
+            principal = who(caller)
+            script = self._guard.script(lease.cursor, sql, principal)
+            rows, table = self._scripts.run(lease.cursor, script, parameters, call, read_only=principal.only_reads)
+            return Executed(rows, self.commit if principal.only_reads else self._commits.add(), table)
 
     # -- operating ------------------------------------------------------------------------------------
 
@@ -284,8 +318,9 @@ class Engine:
             health["last_fatal_error"] = last_fatal
         return health
 
-    def statistics(self) -> dict[str, Any]:
+    def statistics(self, caller: Caller | None = None) -> dict[str, Any]:
         """Return counters and the latency of group commits in seconds."""
+        who(caller).require("owner", "see the statistics of everybody")
         waiting, waiting_bytes = self._queue.depth()
         return {
             "commits": self.commit,
@@ -300,20 +335,21 @@ class Engine:
             "commit_seconds": self._queue.commit_seconds.snapshot(),
         }
 
-    def running(self) -> list[dict[str, Any]]:
-        """Describe the calls that run now."""
-        return self._calls.describe()
+    def running(self, caller: Caller | None = None) -> list[dict[str, Any]]:
+        """Describe the calls that run now: to an owner all, to everybody else its own."""
+        return self._calls.describe(who(caller))
 
-    def cancel(self, number: int) -> bool:
-        """End the running call of that id; False when there is none."""
-        return self._calls.cancel(number)
+    def cancel(self, number: int, caller: Caller | None = None) -> bool:
+        """End the running call of that id; False when there is none that the caller may end."""
+        return self._calls.cancel(number, who(caller))
 
     def end_calls(self, whose: Callable[[Principal], bool]) -> int:
         """End the running calls of the principals that `whose` names: their tokens count no more. Return how many."""
         return self._calls.end_of(whose)
 
-    def checkpoint(self) -> None:
+    def checkpoint(self, caller: Caller | None = None) -> None:
         """Write the WAL's contents into the database file."""
+        who(caller).require("owner", "write a checkpoint")
         try:
             self._database.checkpoint()
         except duckdb.Error as error:
@@ -337,19 +373,25 @@ class Engine:
     # -- within ---------------------------------------------------------------------------------------
 
     @contextlib.contextmanager
-    def _looking(self, what: str, session: Session | None) -> Iterator[Any]:
+    def _looking(self, what: str, session: Session | None, caller: Caller | None) -> Iterator[Any]:
         """Give a cursor that sees what the session sees, or what is there for everybody."""
         if session is not None:
-            with session.looking(what) as cursor:
+            with session.looking(what, caller=caller) as cursor:
                 yield cursor
         else:
-            with self._cursors.open("read", what, "", None) as (lease, _):
+            with self._cursors.open("read", what, "", caller) as (lease, _):
                 yield lease.cursor
 
     def _foreign_keys(
-        self, primary: keys.Named, foreign: keys.Named, session: Session | None, *, by_primary: bool
+        self,
+        primary: keys.Named,
+        foreign: keys.Named,
+        session: Session | None,
+        caller: Caller | None,
+        *,
+        by_primary: bool,
     ) -> Any:
-        with self._looking("foreign keys", session) as cursor:
+        with self._looking("foreign keys", session, caller) as cursor:
             return keys.foreign_keys(cursor, self._database.catalog, primary, foreign, by_primary=by_primary)
 
     def _tables_changed(self) -> None:
@@ -359,7 +401,7 @@ class Engine:
 
     def _put_small(self, target: Target, schema: Any, batches: list[Any], nbytes: int, caller: Caller) -> Receipt:
         if not len(schema) and target.mode in ("append", "upsert"):
-            self.table_schema(target)  # nothing at all was sent: the table must be there all the same
+            self.table_schema(target, caller)  # nothing at all was sent: the table must be there all the same
             return Receipt(0, self.commit)
         if target.mode == "create_append":
             with self._cursors.open("read", "look at a table", target.label, caller) as (lease, _):

@@ -14,6 +14,8 @@ from typing import Any
 
 from ..errors import Overloaded, Unavailable
 from .access import LOCAL, Principal
+from .calls import Caller
+from .guard import who
 from .session import Session
 from .session_parts import Parts
 
@@ -76,8 +78,12 @@ class Sessions:
         session.close()
         return True
 
-    def describe(self) -> list[dict[str, Any]]:
-        """Describe the sessions, oldest first; ids only by their beginning, since an id is a key."""
+    def describe(self, caller: Caller | None = None) -> list[dict[str, Any]]:
+        """Describe the sessions that the caller may know of, oldest first: an owner all, everybody else its own.
+
+        Ids only by their beginning, since an id is a key.
+        """
+        principal = who(caller)
         now = time.monotonic()
         return [
             {
@@ -88,6 +94,7 @@ class Sessions:
                 "in_transaction": session.in_transaction,
             }
             for session in self._all()
+            if principal.role == "owner" or session.principal.name == principal.name
         ]
 
     def close_idle(self) -> None:

@@ -59,7 +59,7 @@ _NESTING_MAX = 1_000
 _BRACKETS = re.compile(r"[()\[\]{}]")
 
 _CHANGE_ROWS = frozenset({"INSERT", "UPDATE", "DELETE", "MERGE_INTO"})
-_KEEP_TABLES = _QUERIES | _CHANGE_ROWS
+_KEEP_TABLES = _QUERIES | _CHANGE_ROWS | {"SET", "TRANSACTION"}
 _RETURNING = re.compile(r"\breturning\b", re.IGNORECASE)
 
 

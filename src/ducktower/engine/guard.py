@@ -1,0 +1,130 @@
+"""Which statements a caller may run: parsed by DuckDB, then measured by its role, the sandbox and its tables.
+
+Owns the kinds of statements of each role. Every text of SQL that a client sends comes through here, so that no path
+can forget to ask. Must never be the only guard of a reader: its statements also run in a transaction of the engine's
+that only reads, because a kind does not show what a statement writes (nextval, a CTE that inserts).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import Any
+
+from ..config import EngineConfig
+from ..errors import Forbidden
+from . import statements
+from .access import LOCAL, Principal, Role
+from .calls import Caller
+from .database import SESSION_SETTINGS
+from .words import Mode
+
+__all__ = ["BEGIN_READ_ONLY", "Guard", "who"]
+
+BEGIN_READ_ONLY = "BEGIN TRANSACTION READ ONLY"
+
+_ASK = frozenset({"SELECT", "EXPLAIN", "MULTI", "TRANSACTION", "SET"})
+_CHANGE = frozenset({"INSERT", "UPDATE", "DELETE", "MERGE_INTO"})
+"""What changes data. TRUNCATE is a DELETE to DuckDB. PREPARE and EXECUTE are in neither set: they hide what runs."""
+
+_ASKING_VERBS = frozenset({"SELECT", "WITH", "FROM", "VALUES", "TABLE", "PIVOT", "UNPIVOT"}) | frozenset(
+    {"DESCRIBE", "DESC", "SHOW", "SUMMARIZE"}
+)
+_CHANGING_VERBS = frozenset({"INSERT", "UPDATE", "DELETE", "MERGE"})
+
+_LITERAL = r"(?:'(?:[^']|'')*'|[A-Za-z_]+|-?\d+)"
+_NAME = r'(?:"(?:[^"]|"")+"|[A-Za-z_][A-Za-z0-9_]*)'
+_SETTING = "|".join(SESSION_SETTINGS)
+_HARMLESS = re.compile(
+    rf"\s*(?:SET\s+(?:SESSION\s+)?(?:(?:{_SETTING})\s*(?:=|\s+TO\s)\s*{_LITERAL}|TIME\s+ZONE\s+{_LITERAL})"
+    rf"|RESET\s+(?:SESSION\s+)?(?:{_SETTING}))\s*;?\s*",
+    re.IGNORECASE | re.ASCII,
+)
+"""SET of a session's own settings to a literal: DuckDB also takes an expression there, which may write."""
+_EXPLAIN = re.compile(
+    r"\s*EXPLAIN\s+(?:ANALY[SZ]E\s+)?(?:\([\w\s,']*\)\s*)?\(*\s*([A-Za-z]+)", re.IGNORECASE | re.ASCII
+)
+_USE = re.compile(rf"\s*USE\s+{_NAME}(?:\s*\.\s*{_NAME})?\s*;?\s*", re.IGNORECASE | re.ASCII)
+
+
+def who(caller: Caller | None, session: Principal = LOCAL) -> Principal:
+    """Return whose rights a call has: its own and its session's, whichever allow less."""
+    if caller is None:
+        return session
+    asks = caller.principal
+    if session is LOCAL or asks is session or asks == session:
+        return asks
+    if asks.tables and session.tables and asks.tables != session.tables:
+        raise Forbidden("the session belongs to somebody else")
+    role = session.role if asks.may(session.role) else asks.role
+    return Principal(session.name, role, asks.tables or session.tables)
+
+
+class Guard:
+    """Safe from any thread; each call uses the cursor that it is given."""
+
+    def __init__(self, config: EngineConfig) -> None:
+        self._bytes_max = config.sql_bytes_max
+
+    def parsed(self, cursor: Any, sql: str, principal: Principal) -> list[Any]:
+        """Do what `statements.parsed` does, and raise Forbidden for what the principal may not run."""
+        found = statements.parsed(cursor, sql, self._bytes_max)
+        self.admit(cursor, found, principal)
+        return found
+
+    def script(self, cursor: Any, sql: str, principal: Principal) -> list[Any]:
+        """Do what `statements.script` does, and raise Forbidden for what the principal may not run."""
+        found = statements.script(cursor, sql, self._bytes_max)
+        self.admit(cursor, found, principal)
+        return found
+
+    def one_query(self, cursor: Any, sql: str, principal: Principal) -> Any:
+        """Do what `statements.one_query` does, and raise Forbidden for what the principal may not run."""
+        found = statements.one_query(cursor, sql, self._bytes_max)
+        self.admit(cursor, [found], principal)
+        return found
+
+    def admit(self, cursor: Any, script: Sequence[Any], principal: Principal) -> None:
+        """Raise Forbidden when the principal may not run these statements."""
+        if principal.role != "owner":
+            for statement in script:
+                _check_role(statement, principal)
+
+    @staticmethod
+    def admit_rows(principal: Principal, schema: str, table: str, mode: Mode) -> None:
+        """Raise Forbidden when the principal may not store rows there, in that mode."""
+        if principal.role == "owner":
+            return
+        principal.require("writer", f'store rows in "{table}"')
+        if mode not in ("append", "upsert"):
+            principal.require("owner", f"make tables (mode {mode!r}); mode 'append' needs one that is there")
+
+
+def _check_role(statement: Any, principal: Principal) -> None:
+    kind = statements.kind_of(statement)
+    if kind == "SET":
+        _check_setting(statement.query, principal)
+    elif kind == "EXPLAIN":
+        found = _EXPLAIN.match(statement.query)
+        verb = found[1].upper() if found else "this statement"
+        principal.require(_needed(verb), f"run EXPLAIN of {verb}")
+    elif kind == "MULTI":  # what PIVOT becomes, also within CREATE TABLE and INSERT
+        verb = statements.verb(statement)
+        principal.require(_needed(verb), f"run {verb or 'this statement'} with PIVOT")
+    elif kind in _CHANGE:
+        principal.require("writer", f"run {kind}")
+    elif kind not in _ASK:
+        principal.require("owner", f"run {kind or 'this statement'}")
+
+
+def _needed(verb: str) -> Role:
+    if verb in _ASKING_VERBS:
+        return "reader"
+    return "writer" if verb in _CHANGING_VERBS else "owner"
+
+
+def _check_setting(sql: str, principal: Principal) -> None:
+    if _HARMLESS.fullmatch(sql) or (_USE.fullmatch(sql) and not principal.limited):
+        return
+    names = ", ".join(SESSION_SETTINGS)
+    raise Forbidden(f"a {principal.role} may SET {names} to a literal, and nothing else; an owner may more")
