@@ -107,11 +107,31 @@ class ServerConfig(_Checked):
     port: int = DEFAULT_PORT
     """0 picks a free port."""
     insecure: bool = False
-    """Allows an address that other machines can reach, although callers are not asked who they are."""
+    """Allows an address that other machines can reach without tokens or without TLS."""
+    token_file: str | None = None
+    """The file of those who may call. None: `<database>.tokens` beside a database that is a file. Without the file
+    nobody is asked who they are."""
+    tls: str | None = None
+    """`auto`: a certificate that signs itself, made when it is missing and kept as `<database>.tls`. Else give the two
+    below, or none for no TLS."""
+    tls_cert: str | None = None
+    """PEM file of the certificate, its chain after it."""
+    tls_key: str | None = None
+    """PEM file of its private key."""
+    tls_client_ca: str | None = None
+    """PEM file of the authority that must have signed each client's certificate; None asks clients for none."""
+    token_look_seconds: float = 0.5
+    """How often the token file is looked at, and tokens for being over."""
+    login_pause_seconds: float = 1.0
+    """Longest wait for the refusal of a login, from an address from which many failed."""
+    logins_waiting_max: int = 32
+    """Refusals that wait at once, each with a thread; past it they come at once."""
     drain_seconds: float = 10.0
     """How long a stopping server lets calls in flight finish."""
     calls_in_flight_max: int = 1024
     """Calls served at once; each holds one thread."""
+    principal_calls_in_flight_max: int = 512
+    """Calls of one token served at once; past it OVERLOADED. It does not apply where nobody is asked."""
     stream_writes_in_flight_max: int = 1024
     """Writes of one DoExchange that wait for their commit; past it the stream is not read."""
     results_waiting_max: int = 1024
@@ -134,3 +154,18 @@ class ServerConfig(_Checked):
         _Checked.__post_init__(self)
         if not 0 <= self.port <= 65535:
             raise InvalidArgument(f"port must be between 0 and 65535, not {self.port}")
+        if self.tls not in (None, "auto"):
+            raise InvalidArgument(f'tls must be "auto" or nothing, not "{self.tls}"')
+        if (self.tls_cert is None) != (self.tls_key is None):
+            raise InvalidArgument("tls_cert and tls_key belong together")
+        if self.tls is not None and self.tls_cert is not None:
+            raise InvalidArgument("tls=auto makes a certificate: give that or tls_cert, not both")
+        if self.tls_client_ca is not None and not self.encrypts:
+            raise InvalidArgument(
+                "tls_client_ca needs a certificate of the server's: tls=auto, or tls_cert and tls_key"
+            )
+
+    @property
+    def encrypts(self) -> bool:
+        """Whether connections are encrypted."""
+        return self.tls is not None or self.tls_cert is not None

@@ -17,7 +17,7 @@ import typer
 import typer.core
 
 from ..errors import DucktowerError, InternalError
-from . import demo, ingest, query, serve, status, write_read
+from . import demo, ingest, query, serve, status, token, write_read
 from .terminal import error_line, leave, one_line
 
 __all__ = ["app", "main"]
@@ -62,6 +62,7 @@ app.command("query")(query.command)
 app.command("ingest")(ingest.command)
 app.command("tables")(status.tables_command)
 app.command("health")(status.health_command)
+app.add_typer(token.app, name="token")
 
 
 def _print_version(wanted: bool) -> None:  # noqa: FBT001 - typer calls it with the flag's value

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import threading
 from collections.abc import Iterator
 from typing import Any
 
@@ -15,11 +14,13 @@ import pyarrow.flight as flight
 
 from ..config import ServerConfig
 from ..engine import Caller
-from ..errors import Cancelled, DucktowerError, InternalError, Overloaded, Unavailable
+from ..errors import Cancelled, DucktowerError, InternalError, Unauthenticated, Unavailable
 from ..protocol.status import to_flight
+from .admission import Admission
 from .connections import cut
 from .flight_sql import FlightSql
 from .plain_flight import ALWAYS_ADMITTED, PlainFlight
+from .tls import Tls
 from .visits import MIDDLEWARE, NoHandshake, Visit, Visits
 
 __all__ = ["Listener"]
@@ -31,15 +32,26 @@ class Listener(flight.FlightServerBase):
     """gRPC calls each of these from a thread of its own, one thread for each call in flight."""
 
     def __init__(
-        self, location: str, config: ServerConfig, plain: PlainFlight, flight_sql: FlightSql, visits: Visits
+        self,
+        location: str,
+        config: ServerConfig,
+        plain: PlainFlight,
+        flight_sql: FlightSql,
+        visits: Visits,
+        tls: Tls | None = None,
     ) -> None:
         self._config = config
         self._plain = plain
         self._sql = flight_sql
         self._visits = visits
-        self._places = threading.BoundedSemaphore(config.calls_in_flight_max)
+        self._admission = Admission(config)
         self._stopping = False  # set once, by the thread that stops the server
-        super().__init__(location, auth_handler=NoHandshake(), middleware={MIDDLEWARE: visits})
+        secured: dict[str, Any] = {}
+        if tls is not None:
+            secured["tls_certificates"] = [(tls.certificate, tls.key)]
+            if tls.client_ca is not None:
+                secured |= {"verify_client": True, "root_certificates": tls.client_ca}
+        super().__init__(location, auth_handler=NoHandshake(), middleware={MIDDLEWARE: visits}, **secured)
 
     def stop_accepting(self) -> None:
         """Answer every further call with UNAVAILABLE; those in flight go on."""
@@ -68,8 +80,8 @@ class Listener(flight.FlightServerBase):
 
     def list_flights(self, context: Any, criteria: bytes) -> Any:  # noqa: ARG002 - no criteria are defined
         """List all tables."""
-        with self._call(context):
-            return iter(list(self._plain.infos()))
+        with self._call(context) as (caller, _):
+            return iter(list(self._plain.infos(caller)))
 
     def do_put(self, context: Any, descriptor: Any, reader: Any, writer: Any) -> None:
         """Store a stream and answer once it is durable."""
@@ -102,6 +114,11 @@ class Listener(flight.FlightServerBase):
     def _is_sql(self, descriptor: Any) -> bool:
         return descriptor.descriptor_type == flight.DescriptorType.CMD and self._sql.claims(descriptor.command)
 
+    def hang_up_on_over(self, grace_seconds: float) -> None:
+        """End the connections of calls whose token has been over for so long, and that go on all the same."""
+        for peer in {visit.peer for visit in self._admission.over(grace_seconds)}:
+            self._hang_up(peer)
+
     def _hang_up(self, peer: str) -> None:
         found = cut(self.port, peer)
         log.warning("cut %d connections of %s, which does not read what it asked for", found, peer)
@@ -109,18 +126,21 @@ class Listener(flight.FlightServerBase):
     @contextlib.contextmanager
     def _call(self, context: Any, *, always: bool = False) -> Iterator[tuple[Caller, Visit]]:
         """Admit a call, and let nothing out of it but an error of ours. What is `always` admitted takes no place."""
-        if not always and not self._places.acquire(blocking=False):
-            error = Overloaded(f"{self._config.calls_in_flight_max} calls are in flight already")
-            raise to_flight(error, self._config.error_bytes_max)
+        entered: Visit | None = None
         try:
             if self._stopping:
                 raise Unavailable("the server is stopping")
             peer = context.peer()
             visit = self._visits.take()
             visit.arrive(context, peer)
-            yield Caller(peer, gone=context.is_cancelled, hang_up=lambda: self._hang_up(peer)), visit
+            if not always:
+                self._admission.enter(visit)
+                entered = visit
+            yield Caller(peer, context.is_cancelled, lambda: self._hang_up(peer), visit.principal), visit
         except DucktowerError as error:
-            raise to_flight(error, self._config.error_bytes_max) from None
+            over = entered is not None and entered.login.over
+            told = Unauthenticated("the token was revoked or has expired") if over else error
+            raise to_flight(told, self._config.error_bytes_max) from None
         except Exception as error:
             if context.is_cancelled():
                 log.info("the client left before its answer: %s", type(error).__name__)
@@ -129,5 +149,5 @@ class Listener(flight.FlightServerBase):
             hidden = InternalError(f"the server failed ({type(error).__name__}); its log has the details")
             raise to_flight(hidden, self._config.error_bytes_max) from None
         finally:
-            if not always:
-                self._places.release()
+            if entered is not None:
+                self._admission.leave(entered)

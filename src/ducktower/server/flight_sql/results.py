@@ -16,7 +16,7 @@ from typing import Any
 from weakref import WeakValueDictionary
 
 from ...config import ServerConfig
-from ...engine import Caller
+from ...engine import Caller, Principal
 from ...errors import InvalidArgument, Overloaded, Unavailable
 
 __all__ = ["Listening", "Results"]
@@ -34,6 +34,8 @@ class Listening:
 
     def __init__(self, caller: Caller) -> None:
         self.peer = caller.peer
+        self._principal = caller.principal
+        self._trail = caller.trail
         self._lock = threading.Lock()  # guards everything below, also while the caller is asked
         self._caller: Caller | None = caller
         self._cancelled = False
@@ -61,14 +63,14 @@ class Listening:
 
     def caller(self) -> Caller:
         """Return the caller that the engine is given."""
-        return Caller(self.peer, gone=self.gone, hang_up=self.hang_up)
+        return Caller(self.peer, self.gone, self.hang_up, self._principal, self._trail)
 
 
 @dataclass(slots=True)
 class _Waiting:
     reader: Any
     listening: Listening
-    principal: str
+    principal: Principal
     session_id: str
     nbytes: int
     deadline: float
@@ -98,7 +100,7 @@ class Results:
         if self._nbytes >= self._bytes_max:
             raise Overloaded(f"results of {self._nbytes} bytes wait to be fetched already")
 
-    def hold(self, reader: Any, listening: Listening, principal: str, session_id: str, nbytes: int) -> bytes:
+    def hold(self, reader: Any, listening: Listening, principal: Principal, session_id: str, nbytes: int) -> bytes:
         """Keep a reader until it is taken, for `results_waiting_seconds` at most; return its handle.
 
         `nbytes` is what it holds in memory. Raises Unavailable when the server stops.
@@ -117,7 +119,7 @@ class Results:
                 self._changed.notify()
         return handle
 
-    def take(self, handle: bytes, principal: str, caller: Caller) -> Any:
+    def take(self, handle: bytes, principal: Principal, caller: Caller) -> Any:
         """Return the reader of that handle; only once. Raises InvalidArgument when it is not waiting."""
         with self._lock:
             waiting = self._waiting.get(handle)
@@ -129,7 +131,7 @@ class Results:
         waiting.listening.move(caller)
         return waiting.reader
 
-    def cancel(self, handle: bytes, principal: str) -> bool:
+    def cancel(self, handle: bytes, principal: Principal) -> bool:
         """End the result of that handle, whether it waits or is being fetched; False when it is over."""
         with self._lock:
             waiting = self._waiting.get(handle)
