@@ -88,6 +88,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Arguments:
         arguments: what follows `ducktower` on the command line; that of this process when None.
     """
+    # gRPC would tell of each TLS handshake that fails on stderr, beside our one line.
+    os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
     try:
         result = app(
             args=list(sys.argv[1:] if arguments is None else arguments),
