@@ -36,6 +36,12 @@ class EngineConfig(_Checked):
     """Path of the DuckDB file, created when missing, or `:memory:`."""
     external_access: bool = False
     """Whether SQL may reach files, the network and extensions of the server's machine."""
+    allow_paths: tuple[str, ...] = ()
+    """Directories whose files SQL may read, and owners write; nothing else outside the database opens by it."""
+    allow_extensions: tuple[str, ...] = ()
+    """Extensions of DuckDB to load at the start, which must be installed; no others are, and none later."""
+    closed_paths: tuple[str, ...] = ()
+    """Files that no directory of `allow_paths` may have in it, beside the database itself: tokens, keys, logs."""
     memory_limit: str | None = None
     """DuckDB's own `memory_limit`, such as `4GB`; None leaves DuckDB's default (80% of the machine)."""
     stream_cache_bytes_max: int | None = 32 * MIB
@@ -120,6 +126,8 @@ class ServerConfig(_Checked):
     """PEM file of its private key."""
     tls_client_ca: str | None = None
     """PEM file of the authority that must have signed each client's certificate; None asks clients for none."""
+    audit_log: str | None = None
+    """File to which a line of JSON is added for each call; None is no audit log."""
     token_look_seconds: float = 0.5
     """How often the token file is looked at, and tokens for being over."""
     login_pause_seconds: float = 1.0

@@ -105,6 +105,15 @@ def command(
             rich_help_panel=_SECURITY,
         ),
     ] = _SERVER.tls_client_ca,
+    audit_log: Annotated[
+        str | None,
+        typer.Option(
+            envvar="DUCKTOWER_AUDIT_LOG",
+            metavar="FILE",
+            help="Add a line of JSON for each call: who, from where, which kind of statement, tables, rows, outcome.",
+            rich_help_panel=_SECURITY,
+        ),
+    ] = _SERVER.audit_log,
     external_access: Annotated[
         bool,
         typer.Option(
@@ -275,6 +284,7 @@ def command(
             tls_cert=tls_cert,
             tls_key=tls_key,
             tls_client_ca=tls_client_ca,
+            audit_log=audit_log,
             principal_calls_in_flight_max=principal_calls_in_flight_max,
             drain_seconds=drain_seconds,
             calls_in_flight_max=calls_in_flight_max,

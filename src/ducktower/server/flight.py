@@ -17,6 +17,7 @@ from ..engine import Caller
 from ..errors import Cancelled, DucktowerError, InternalError, Unauthenticated, Unavailable
 from ..protocol.status import to_flight
 from .admission import Admission
+from .audit import AuditLog, Entry
 from .connections import cut
 from .flight_sql import FlightSql
 from .plain_flight import ALWAYS_ADMITTED, PlainFlight
@@ -39,11 +40,13 @@ class Listener(flight.FlightServerBase):
         flight_sql: FlightSql,
         visits: Visits,
         tls: Tls | None = None,
+        audit: AuditLog | None = None,
     ) -> None:
         self._config = config
         self._plain = plain
         self._sql = flight_sql
         self._visits = visits
+        self._audit = audit
         self._admission = Admission(config)
         self._stopping = False  # set once, by the thread that stops the server
         secured: dict[str, Any] = {}
@@ -59,33 +62,33 @@ class Listener(flight.FlightServerBase):
 
     def do_get(self, context: Any, ticket: Any) -> Any:
         """Stream a query's result natively."""
-        with self._call(context) as (caller, visit):
+        with self._call(context, "DoGet") as (caller, visit):
             raw = ticket.ticket
             reader = self._sql.get(raw, visit, caller) if self._sql.claims(raw) else self._plain.get(raw, caller)
             return flight.RecordBatchStream(reader)
 
     def get_flight_info(self, context: Any, descriptor: Any) -> Any:
         """Run a statement of Flight SQL, or describe a query or a table."""
-        with self._call(context) as (caller, visit):
+        with self._call(context, "GetFlightInfo") as (caller, visit):
             if self._is_sql(descriptor):
                 return self._sql.info(descriptor, visit, caller)
             return self._plain.info(descriptor, caller)
 
     def get_schema(self, context: Any, descriptor: Any) -> Any:
         """Describe a query's or a table's columns."""
-        with self._call(context) as (caller, visit):
+        with self._call(context, "GetSchema") as (caller, visit):
             if self._is_sql(descriptor):
                 return flight.SchemaResult(self._sql.schema(descriptor, visit, caller))
             return flight.SchemaResult(self._plain.schema(descriptor, caller))
 
     def list_flights(self, context: Any, criteria: bytes) -> Any:  # noqa: ARG002 - no criteria are defined
         """List all tables."""
-        with self._call(context) as (caller, _):
+        with self._call(context, "ListFlights") as (caller, _):
             return iter(list(self._plain.infos(caller)))
 
     def do_put(self, context: Any, descriptor: Any, reader: Any, writer: Any) -> None:
         """Store a stream and answer once it is durable."""
-        with self._call(context) as (caller, visit):
+        with self._call(context, "DoPut") as (caller, visit):
             if self._is_sql(descriptor):
                 writer.write(self._sql.put(descriptor, reader, visit, caller))
             else:
@@ -93,17 +96,17 @@ class Listener(flight.FlightServerBase):
 
     def do_exchange(self, context: Any, descriptor: Any, reader: Any, writer: Any) -> None:
         """Serve an open stream of writes."""
-        with self._call(context) as (caller, _):
+        with self._call(context, "DoExchange") as (caller, _):
             self._plain.exchange(descriptor, reader, writer, caller)
 
     def list_actions(self, context: Any) -> Any:
         """Name the actions."""
-        with self._call(context):
+        with self._call(context, "ListActions"):
             return self._plain.actions() + self._sql.actions()
 
     def do_action(self, context: Any, action: Any) -> Any:
         """Run an action."""
-        with self._call(context, always=action.type in ALWAYS_ADMITTED) as (caller, visit):
+        with self._call(context, f"DoAction {action.type}", always=action.type in ALWAYS_ADMITTED) as (caller, visit):
             body = action.body.to_pybytes() if action.body is not None else b""
             if self._sql.has_action(action.type):
                 parts = self._sql.act(action.type, body, visit, caller)
@@ -124,30 +127,43 @@ class Listener(flight.FlightServerBase):
         log.warning("cut %d connections of %s, which does not read what it asked for", found, peer)
 
     @contextlib.contextmanager
-    def _call(self, context: Any, *, always: bool = False) -> Iterator[tuple[Caller, Visit]]:
+    def _call(self, context: Any, rpc: str, *, always: bool = False) -> Iterator[tuple[Caller, Visit]]:
         """Admit a call, and let nothing out of it but an error of ours. What is `always` admitted takes no place."""
         entered: Visit | None = None
+        entry = None if self._audit is None else Entry(rpc)
         try:
             if self._stopping:
                 raise Unavailable("the server is stopping")
             peer = context.peer()
             visit = self._visits.take()
+            if entry is not None:
+                entry.visit, entry.peer = visit, peer
             visit.arrive(context, peer)
             if not always:
                 self._admission.enter(visit)
                 entered = visit
-            yield Caller(peer, context.is_cancelled, lambda: self._hang_up(peer), visit.principal), visit
-        except DucktowerError as error:
-            over = entered is not None and entered.login.over
-            told = Unauthenticated("the token was revoked or has expired") if over else error
-            raise to_flight(told, self._config.error_bytes_max) from None
+            trail = None if entry is None else entry.trail
+            yield Caller(peer, context.is_cancelled, lambda: self._hang_up(peer), visit.principal, trail), visit
         except Exception as error:
-            if context.is_cancelled():
-                log.info("the client left before its answer: %s", type(error).__name__)
-                raise to_flight(Cancelled("the client went away"), self._config.error_bytes_max) from None
-            log.exception("a call failed in a way that it must not")
-            hidden = InternalError(f"the server failed ({type(error).__name__}); its log has the details")
-            raise to_flight(hidden, self._config.error_bytes_max) from None
+            told = self._told(error, context, entered)
+            if entry is not None:
+                entry.outcome = told.code
+            raise to_flight(told, self._config.error_bytes_max) from None
         finally:
             if entered is not None:
                 self._admission.leave(entered)
+            if self._audit is not None and entry is not None:
+                self._audit.write(entry)
+
+    @staticmethod
+    def _told(error: Exception, context: Any, visit: Visit | None) -> DucktowerError:
+        """Return what the client is told of a failure."""
+        if visit is not None and visit.login.over:
+            return Unauthenticated("the token was revoked or has expired")
+        if isinstance(error, DucktowerError):
+            return error
+        if context.is_cancelled():
+            log.info("the client left before its answer: %s", type(error).__name__)
+            return Cancelled("the client went away")
+        log.error("a call failed in a way that it must not", exc_info=error)
+        return InternalError(f"the server failed ({type(error).__name__}); its log has the details")

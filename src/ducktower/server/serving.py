@@ -19,6 +19,7 @@ from ..config import EngineConfig, ServerConfig
 from ..engine import Engine, Principal
 from ..errors import InvalidArgument, Unavailable
 from ..malloc import keep_freed_memory
+from .audit import AuditLog
 from .auth import Authenticator, check_address
 from .connections import cut
 from .flight import Listener
@@ -57,6 +58,7 @@ class FlightServer:
         self._visits: Visits | None = None
         self._logins: Logins | None = None
         self._tls: Tls | None = None
+        self._audit: AuditLog | None = None
         self._listener: Listener | None = None
         self._port = 0
         self._closing = threading.Lock()
@@ -69,13 +71,20 @@ class FlightServer:
         check_address(self._config, asks=self._logins.asks, encrypts=self._tls is not None)
         keep_freed_memory()
         _probe_port(self._config.host, self._config.port)
-        self._engine = Engine(self._engine_config)
+        self._audit = AuditLog(self._config.audit_log) if self._config.audit_log is not None else None
+        try:
+            self._engine = Engine(self._engine_config)
+        except BaseException:
+            self._close_audit()
+            raise
         try:
             self._visits = visits = Visits(self._engine, Authenticator(self._logins), self._config)
             self._plain = PlainFlight(self._engine, self._config, lambda: {"failed_logins": visits.failed_logins.count})
             self._sql = FlightSql(self._engine, self._config)
             location = f"{self._scheme}://{_bracketed(self._config.host)}:{self._config.port}"
-            self._listener = Listener(location, self._config, self._plain, self._sql, self._visits, self._tls)
+            self._listener = Listener(
+                location, self._config, self._plain, self._sql, self._visits, self._tls, self._audit
+            )
         except BaseException as error:
             if self._visits is not None:
                 self._visits.stop()
@@ -83,6 +92,7 @@ class FlightServer:
                 self._sql.close()
             if self._plain is not None:
                 self._plain.close()
+            self._close_audit()
             self._engine.close(0)
             self._engine = None
             if isinstance(error, OSError):
@@ -152,6 +162,7 @@ class FlightServer:
                 # of calls refer to their frames, and these to the listener.
                 self._listener = self._visits = self._sql = self._plain = None
                 gc.collect()
+            self._close_audit()
             atexit.unregister(self.close)
             self._closed.set()
 
@@ -198,6 +209,10 @@ class FlightServer:
         if self._plain is not None:
             self._plain.part_with(over)
         listener.hang_up_on_over(_OVER_GRACE_SECONDS)
+
+    def _close_audit(self) -> None:
+        if self._audit is not None:
+            self._audit.close()
 
     @staticmethod
     def _stop_listening(listener: Listener) -> None:
