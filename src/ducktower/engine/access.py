@@ -31,6 +31,8 @@ class Principal:
     def __post_init__(self) -> None:
         if self.role not in ROLES:
             raise InvalidArgument(f"role {self.role!r} is none of {', '.join(ROLES)}")
+        if not all(self.tables):
+            raise InvalidArgument("a pattern of tables needs at least one character")
 
     @property
     def limited(self) -> bool:

@@ -10,9 +10,10 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import re
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -20,7 +21,8 @@ import duckdb
 
 from ..config import EngineConfig
 from ..errors import InternalError, InvalidArgument, Overloaded, Unavailable
-from .failures import first_line, is_fatal
+from .failures import first_line, is_fatal, without_paths
+from .opened import opened_directories
 
 __all__ = ["SESSION_SETTINGS", "Database", "Lease", "State"]
 
@@ -29,6 +31,7 @@ log = logging.getLogger(__name__)
 State = Literal["serving", "reopening", "stopping"]
 Pool = Literal["read", "large write", "execute", "session", "internal"]
 
+_EXTENSION = re.compile(r"[a-z][a-z0-9_]*")
 _REOPEN_PAUSE_SECONDS = 0.05
 _REOPEN_LOG_EVERY_SECONDS = 5.0
 
@@ -76,6 +79,7 @@ class Database:
     def __init__(self, config: EngineConfig) -> None:
         self._config = config
         self._path = _identity(config.database)
+        self._directories = [directory + os.sep for directory in opened_directories(config)]
         self._pools: dict[Pool, threading.BoundedSemaphore] = {
             "read": threading.BoundedSemaphore(config.reads_in_flight_max),
             "large write": threading.BoundedSemaphore(config.large_writes_in_flight_max),
@@ -155,7 +159,7 @@ class Database:
                 return
             self._state = "reopening"
             self._fatal_errors += 1
-            self._last_fatal = first_line(str(error))
+            self._last_fatal = without_paths(first_line(str(error)))
         log.error("fatal database error, reopening: %s", self._last_fatal)
         threading.Thread(target=self._reopen, name="ducktower-reopen", daemon=True).start()
 
@@ -216,7 +220,6 @@ class Database:
         # connect, a SET does not reach cursors. The lock comes last and keeps all of it.
         settings: dict[str, Any] = {
             "python_enable_replacements": "false",
-            "enable_external_access": str(config.external_access).lower(),
             "autoinstall_known_extensions": "false",
             "autoload_known_extensions": str(config.external_access).lower(),
             "allow_community_extensions": "false",
@@ -225,16 +228,25 @@ class Database:
             "allowed_configs": str(["memory_limit", *SESSION_SETTINGS]),
             # Row groups of an upload that wait in memory, for each thread: 5 by default.
             "write_buffer_row_group_count": "2",
-            "lock_configuration": "true",
         }
+        locked = {"enable_external_access": str(config.external_access).lower(), "lock_configuration": "true"}
+        opens_something = bool(config.allow_extensions or self._directories)
+        if not opens_something:
+            settings |= locked
         if config.memory_limit is not None:
             settings["memory_limit"] = config.memory_limit
         if config.threads is not None:
             settings["threads"] = str(config.threads)
         try:
-            return duckdb.connect(config.database, config=settings)
+            root = duckdb.connect(config.database, config=settings)
         except duckdb.Error as error:
             raise _cannot_open(config, error) from error
+        if opens_something:  # which DuckDB takes only once it runs, and before these close it
+            _load(root, config.allow_extensions)
+            root.execute(f"SET allowed_directories = {_list(self._directories)}")
+            for name, value in locked.items():
+                root.execute(f"SET {name} = {value}")
+        return root
 
     def _reopen(self) -> None:
         """Wait until every cursor of the dead database is gone, then open it again. Runs in its own thread.
@@ -284,6 +296,24 @@ class Database:
     def _disclaim(self) -> None:
         with _served_lock:
             _served.discard(self._path)
+
+
+def _list(texts: Sequence[str]) -> str:
+    return "[" + ", ".join("'" + text.replace("'", "''") + "'" for text in texts) + "]"
+
+
+def _load(root: Any, extensions: Sequence[str]) -> None:
+    for name in extensions:
+        try:
+            if not _EXTENSION.fullmatch(name):
+                raise InvalidArgument(f'extension "{name}": a name has letters, digits and _')
+            root.execute(f"LOAD {name}")
+        except duckdb.Error as error:
+            root.close()
+            raise InvalidArgument(f'extension "{name}" cannot be loaded: {first_line(str(error))}') from error
+        except InvalidArgument:
+            root.close()
+            raise
 
 
 def _identity(database: str) -> str:

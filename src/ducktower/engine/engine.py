@@ -46,6 +46,7 @@ from .scripts import Scripts
 from .session import Session
 from .session_parts import Parts
 from .sessions import Sessions
+from .sight import seen_of
 from .sql_facts import SqlFacts, sql_facts
 from .streams import chained
 from .words import Executed, Outcome, PlanKey, Receipt, SlowWrite, Target, Write
@@ -71,7 +72,7 @@ class Engine:
         self._queue = CommitQueue(self.config, self._committer.commit)
         self._cache = BlockCache(self._database, self.config)
         self._cursors = Cursors(self._database, self._calls, self._cache, self.config)
-        self._guard = Guard(self.config)
+        self._guard = Guard(self.config, self._database.catalog)
         self._scripts = Scripts(self.config, tables_changed=self._tables_changed)
         self._known_tables = KnownTables(self._cursors)
         self._describer = Describer()
@@ -125,7 +126,8 @@ class Engine:
     def tables(self, caller: Caller | None = None) -> Any:
         """Return a pyarrow.Table: schema_name, table_name, table_type, rows (NULL for views), columns."""
         with self._cursors.open("internal", "list of tables", "", caller) as (lease, _):
-            return catalog.list_tables(lease.cursor, self._database.catalog)
+            found = catalog.list_tables(lease.cursor, self._database.catalog)
+        return seen_of(found, who(caller), (0, 1))
 
     # -- Flight SQL's metadata: what a session sees, or what is there for everybody -----------------------
 
@@ -143,7 +145,12 @@ class Engine:
     ) -> Any:
         """Return a pyarrow.Table of the schemas whose name is like `pattern`."""
         with self._looking("schemas", session, caller) as cursor:
-            return metadata.db_schemas(cursor, self._database.catalog, catalog, pattern)
+            found = metadata.db_schemas(cursor, self._database.catalog, catalog, pattern)
+            if not who(caller).limited:
+                return found
+            tables = seen_of(metadata.names_of(cursor, self._database.catalog), who(caller), (1, 2))
+        schemas = {"main", *tables.column(1).to_pylist()}
+        return found.filter(pa.array([name in schemas for name in found.column(1).to_pylist()], pa.bool_()))
 
     def tables_of(
         self,
@@ -158,7 +165,7 @@ class Engine:
     ) -> Any:
         """Return a pyarrow.Table of tables and views, with their Arrow schemas if asked for."""
         with self._looking("tables", session, caller) as cursor:
-            return metadata.tables_of(
+            found = metadata.tables_of(
                 cursor,
                 self._describer,
                 self._database.catalog,
@@ -168,6 +175,7 @@ class Engine:
                 types,
                 include_schema=include_schema,
             )
+        return seen_of(found, who(caller), (1, 2))
 
     def table_types(self) -> Any:
         """Return a pyarrow.Table of the kinds of tables."""
@@ -183,7 +191,8 @@ class Engine:
     ) -> Any:
         """Return a pyarrow.Table of a table's primary key."""
         with self._looking("primary keys", session, caller) as cursor:
-            return keys.primary_keys(cursor, self._database.catalog, keys.Named(catalog, schema, table))
+            found = keys.primary_keys(cursor, self._database.catalog, keys.Named(catalog, schema, table))
+        return seen_of(found, who(caller), (1, 2))
 
     def exported_keys(
         self,
@@ -240,11 +249,13 @@ class Engine:
     def table_schema(self, target: Target, caller: Caller | None = None) -> Any:
         """Return a table's or view's pyarrow.Schema. Raises TableNotFound."""
         with self._cursors.open("read", "description", target.label, caller) as (lease, _):
+            self._guard.admit_table(lease.cursor, who(caller), target)
             return catalog.table_schema(lease.cursor, self._database.catalog, target)
 
     def table_info(self, target: Target, caller: Caller | None = None) -> tuple[Any, int]:
         """Return a table's or view's pyarrow.Schema and its number of rows. Raises TableNotFound."""
         with self._cursors.open("read", "description", target.label, caller) as (lease, _):
+            self._guard.admit_table(lease.cursor, who(caller), target)
             schema = catalog.table_schema(lease.cursor, self._database.catalog, target)
             return schema, catalog.table_rows(lease.cursor, self._database.catalog, target)
 
@@ -392,7 +403,8 @@ class Engine:
         by_primary: bool,
     ) -> Any:
         with self._looking("foreign keys", session, caller) as cursor:
-            return keys.foreign_keys(cursor, self._database.catalog, primary, foreign, by_primary=by_primary)
+            found = keys.foreign_keys(cursor, self._database.catalog, primary, foreign, by_primary=by_primary)
+        return seen_of(found, who(caller), (1, 2), (5, 6))
 
     def _tables_changed(self) -> None:
         """Forget what is known of tables: one was made, dropped or altered, and that was committed."""

@@ -17,7 +17,9 @@ from . import statements
 from .access import LOCAL, Principal, Role
 from .calls import Caller
 from .database import SESSION_SETTINGS
-from .words import Mode
+from .sandbox import Sandbox
+from .sight import Sight, sees, unseen
+from .words import Mode, Target
 
 __all__ = ["BEGIN_READ_ONLY", "Guard", "who"]
 
@@ -63,8 +65,11 @@ def who(caller: Caller | None, session: Principal = LOCAL) -> Principal:
 class Guard:
     """Safe from any thread; each call uses the cursor that it is given."""
 
-    def __init__(self, config: EngineConfig) -> None:
+    def __init__(self, config: EngineConfig, catalog: str) -> None:
         self._bytes_max = config.sql_bytes_max
+        self._catalog = catalog
+        self._sandbox = Sandbox(config)
+        self._sight = Sight()
 
     def parsed(self, cursor: Any, sql: str, principal: Principal) -> list[Any]:
         """Do what `statements.parsed` does, and raise Forbidden for what the principal may not run."""
@@ -86,13 +91,27 @@ class Guard:
 
     def admit(self, cursor: Any, script: Sequence[Any], principal: Principal) -> None:
         """Raise Forbidden when the principal may not run these statements."""
+        for statement in script:
+            self._sandbox.check(cursor, statement, principal)
         if principal.role != "owner":
             for statement in script:
                 _check_role(statement, principal)
+        if principal.limited:
+            for statement in script:
+                if statements.kind_of(statement) == "SET":
+                    _check_setting(statement.query, principal)
+                self._sight.check(cursor, self._catalog, statement, principal)
+
+    def admit_table(self, cursor: Any, principal: Principal, target: Target) -> None:
+        """Raise Forbidden when the principal may not see that table or view."""
+        if principal.limited:
+            self._sight.check_table(cursor, self._catalog, target.schema, target.table, principal)
 
     @staticmethod
     def admit_rows(principal: Principal, schema: str, table: str, mode: Mode) -> None:
         """Raise Forbidden when the principal may not store rows there, in that mode."""
+        if not sees(principal, schema, table):
+            raise unseen(table if schema == "main" else f"{schema}.{table}")
         if principal.role == "owner":
             return
         principal.require("writer", f'store rows in "{table}"')
@@ -127,4 +146,4 @@ def _check_setting(sql: str, principal: Principal) -> None:
     if _HARMLESS.fullmatch(sql) or (_USE.fullmatch(sql) and not principal.limited):
         return
     names = ", ".join(SESSION_SETTINGS)
-    raise Forbidden(f"a {principal.role} may SET {names} to a literal, and nothing else; an owner may more")
+    raise Forbidden(f"this token may SET {names} to a literal, and nothing else; an owner of all tables may more")

@@ -10,6 +10,7 @@ import contextlib
 import threading
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import duckdb
@@ -117,12 +118,14 @@ class Session:
         Outside a transaction a script is all or nothing, unless it has BEGIN, COMMIT or ROLLBACK itself.
         """
         self._check(transaction_id)
-        plain = parameters is None and who(caller, self.principal).may("writer")
+        principal = who(caller, self.principal)
+        script = self._parsed(sql, caller) if principal.limited else None  # before rows go anywhere
+        plain = parameters is None and principal.may("writer")
         insert = value_inserts.literals(sql) if plain else None
         stored = None if insert is None else self.insert(*insert, caller)
         if stored is not None:
             return stored
-        ran = self._run(self._parsed(sql, caller), sql, parameters, caller)
+        ran = self._run(script or self._parsed(sql, caller), sql, parameters, caller)
         ran.reader.close()
         return ran.rows
 
@@ -344,8 +347,11 @@ class Session:
         return self._runs.run(script, text, parameters, self._asks(caller), read_only=read_only)
 
     def _asks(self, caller: Caller | None) -> Caller:
-        """Return who calls, the session's own principal when nobody said."""
-        return caller or Caller(principal=self.principal)
+        """Return who calls, with the rights that it has in this session."""
+        if caller is None:
+            return Caller(principal=self.principal)
+        principal = who(caller, self.principal)
+        return caller if principal is caller.principal else replace(caller, principal=principal)
 
     def _check(self, transaction_id: bytes | None) -> None:
         self._activity.check()
