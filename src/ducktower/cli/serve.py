@@ -122,6 +122,24 @@ def command(
             help="Let SQL reach files, the network and extensions of this machine.",
         ),
     ] = _ENGINE.external_access,
+    allow_path: Annotated[
+        list[str] | None,
+        typer.Option(
+            envvar="DUCKTOWER_ALLOW_PATH",
+            metavar="DIR",
+            help="Let SQL read the files of a directory, and owners write them; give it once for each.",
+            rich_help_panel=_SECURITY,
+        ),
+    ] = None,
+    allow_extension: Annotated[
+        list[str] | None,
+        typer.Option(
+            envvar="DUCKTOWER_ALLOW_EXTENSION",
+            metavar="NAME",
+            help="Load an installed extension of DuckDB; give it once for each.",
+            rich_help_panel=_SECURITY,
+        ),
+    ] = None,
     memory_limit: Annotated[
         str | None,
         typer.Option(
@@ -259,6 +277,8 @@ def command(
         engine = EngineConfig(
             database=database,
             external_access=external_access,
+            allow_paths=tuple(allow_path or ()),
+            allow_extensions=tuple(allow_extension or ()),
             memory_limit=memory_limit,
             stream_cache_bytes_max=stream_cache_bytes_max or None,
             threads=threads,

@@ -11,6 +11,7 @@ import gc
 import logging
 import socket
 import threading
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -73,7 +74,7 @@ class FlightServer:
         _probe_port(self._config.host, self._config.port)
         self._audit = AuditLog(self._config.audit_log) if self._config.audit_log is not None else None
         try:
-            self._engine = Engine(self._engine_config)
+            self._engine = Engine(replace(self._engine_config, closed_paths=self._closed_paths()))
         except BaseException:
             self._close_audit()
             raise
@@ -193,6 +194,14 @@ class FlightServer:
         if not file.exists():
             raise InvalidArgument(f'token file "{named}" does not exist; `ducktower token create` makes it')
         return file
+
+    def _closed_paths(self) -> tuple[str, ...]:
+        """Return the files of the server's own that SQL must not reach, whatever is opened to it."""
+        config = self._config
+        own = (config.token_file, config.tls_cert, config.tls_key, config.tls_client_ca, config.audit_log)
+        beside = (self._beside(".tokens"), self._beside(".tls"))
+        named = [str(path) for path in (*own, *beside) if path is not None]
+        return (*self._engine_config.closed_paths, *named)
 
     def _end_over(self) -> None:
         """End what goes on for callers whose token is over. Called by the thread that notices."""
