@@ -97,6 +97,21 @@ class EngineConfig(_Checked):
     session_result_bytes_max: int = 16 * MIB
     """A result on a session's own cursor is taken whole up to this size, so that the next statement can run while
     it is being read; beyond it the statements of the session wait for its end."""
+    principal_sessions_max: int = 256
+    """Sessions at once of one principal; this and the next six bound callers who have a name, as those with tokens."""
+    principal_reads_in_flight_max: int = 128
+    principal_executes_in_flight_max: int = 32
+    principal_large_writes_in_flight_max: int = 16
+    """Calls of one principal that have one of the places above; another waits `lease_wait_seconds`."""
+    principal_queue_writes_max: int = 8_192
+    principal_queue_bytes_max: int = 128 * MIB
+    """What of one principal waits for its commit; past it a write waits or is refused as if the queue were full."""
+    principal_query_timeout_seconds: float | None = None
+    """Longest run of one statement of a principal, where that is shorter than `query_timeout_seconds`."""
+    result_bytes_max: int | None = None
+    """Largest result of one call, in Arrow bytes; past it the stream ends with LIMIT_EXCEEDED. None is no limit."""
+    upload_bytes_max: int | None = None
+    """Largest upload of one call, in Arrow bytes; past it nothing is stored. None is no limit."""
     prepared_max: int = 256
     """Prepared statements of one session."""
     bound_bytes_max: int = 256 * MIB

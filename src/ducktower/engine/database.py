@@ -23,6 +23,7 @@ from ..config import EngineConfig
 from ..errors import InternalError, InvalidArgument, Overloaded, Unavailable
 from .failures import first_line, is_fatal, without_paths
 from .opened import opened_directories
+from .shares import Share
 
 __all__ = ["SESSION_SETTINGS", "Database", "Lease", "State"]
 
@@ -128,11 +129,21 @@ class Database:
         with self._changed:
             return len(self._leases)
 
-    def lease(self, pool: Pool) -> Lease:
-        """Lease a fresh cursor, waiting at most `lease_wait_seconds` for a place in its pool.
+    def lease(self, pool: Pool, share: Share | None = None) -> Lease:
+        """Lease a fresh cursor, waiting at most `lease_wait_seconds` for a place in its pool, and one of the share's.
 
         Raises Overloaded when no place became free, Unavailable while the database is being reopened or closed.
         """
+        give_back = None if share is None else share.take(pool)  # first: who waits for its own takes no other's
+        if give_back is None:
+            return self._lease(pool)
+        try:
+            return self._lease(pool, give_back)
+        except BaseException:
+            give_back()
+            raise
+
+    def _lease(self, pool: Pool, also: Callable[[], None] | None = None) -> Lease:
         places = self._pools[pool]
         if not places.acquire(timeout=self._config.lease_wait_seconds):
             raise Overloaded(
@@ -142,7 +153,7 @@ class Database:
             with self._changed:
                 if self._state != "serving":
                     raise Unavailable(f"the database is {self._state}")
-                lease = Lease(self._root.cursor(), lambda done: self._returned(done, places))
+                lease = Lease(self._root.cursor(), lambda done: self._returned(done, places, also))
                 self._leases.add(lease)
         except BaseException as error:
             places.release()
@@ -207,12 +218,16 @@ class Database:
 
     # -- within ---------------------------------------------------------------------------------------
 
-    def _returned(self, lease: Lease, places: threading.BoundedSemaphore) -> None:
+    def _returned(
+        self, lease: Lease, places: threading.BoundedSemaphore, also: Callable[[], None] | None = None
+    ) -> None:
         with self._changed:
             self._leases.discard(lease)
             if self._state != "serving":
                 self._changed.notify_all()
         places.release()
+        if also is not None:
+            also()
 
     def _connect(self) -> Any:
         config = self._config

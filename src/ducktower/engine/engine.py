@@ -46,9 +46,11 @@ from .scripts import Scripts
 from .session import Session
 from .session_parts import Parts
 from .sessions import Sessions
+from .shares import Share
 from .sight import seen_of
 from .sql_facts import SqlFacts, sql_facts
 from .streams import chained
+from .uploads import UploadLimit
 from .words import Executed, Outcome, PlanKey, Receipt, SlowWrite, Target, Write
 
 __all__ = ["Engine"]
@@ -269,6 +271,13 @@ class Engine:
         """
         caller = caller or Caller()
         self._guard.admit_rows(caller.principal, target.schema, target.table, target.mode)
+        if self.config.upload_bytes_max is None:
+            return self._put(target, reader, caller)
+        limit = UploadLimit(self.config.upload_bytes_max)
+        with limit.told():
+            return self._put(target, limit.bounded(reader), caller)
+
+    def _put(self, target: Target, reader: Any, caller: Caller) -> Receipt:
         schema = plain_schema(reader.schema)
         if schema != reader.schema.remove_metadata():
             reader = reader.cast(schema)
@@ -294,7 +303,7 @@ class Engine:
     def appending(self, target: Target, schema: Any, caller: Caller | None = None) -> Appending:
         """Open a stream of small writes to `target`, whose batches have the pyarrow.Schema `schema`."""
         self._guard.admit_rows(who(caller), target.schema, target.table, target.mode)
-        return Appending(self._queue, self.config, target, schema)
+        return Appending(self._queue, self.config, target, schema, self._cursors.shares.of(who(caller)))
 
     def execute(self, sql: str, parameters: Parameters = None, caller: Caller | None = None) -> Executed:
         """Run SQL that writes: one statement or a script, all or nothing.
@@ -421,7 +430,7 @@ class Engine:
             if there:
                 target = Target(target.table, target.schema)
         if target.mode in ("append", "upsert") and len(schema) <= self.config.queue_columns_max:
-            outcome = self._queued(target, schema, batches, nbytes)
+            outcome = self._queued(target, schema, batches, nbytes, self._cursors.shares.of(caller.principal))
             if not isinstance(outcome, (Conflict, SlowWrite)):
                 if isinstance(outcome, DucktowerError):
                     raise outcome
@@ -431,7 +440,7 @@ class Engine:
         table = pa.Table.from_batches(batches, schema=schema)
         return self._put_alone(target, schema, caller, lambda load, retry: load.table(table, retry))
 
-    def _queued(self, target: Target, schema: Any, batches: list[Any], nbytes: int) -> Outcome:
+    def _queued(self, target: Target, schema: Any, batches: list[Any], nbytes: int, share: Share | None) -> Outcome:
         outcomes: list[Outcome] = []
         # A bare lock is the cheapest way to wake one waiter: an Event or a Future wakes through a Condition.
         answered = threading.Lock()
@@ -442,7 +451,7 @@ class Engine:
             answered.release()
 
         rows = sum(batch.num_rows for batch in batches)
-        self._queue.submit(Write(PlanKey(target, schema), batches, rows, nbytes, done))
+        self._queue.submit(Write(PlanKey(target, schema), batches, rows, nbytes, done, share=share))
         limit = self.config.query_timeout_seconds
         if not answered.acquire(timeout=-1 if limit is None else limit):
             return TimedOut(f"the commit took more than {limit:g} seconds; whether it was stored is not known")

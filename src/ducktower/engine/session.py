@@ -29,6 +29,7 @@ from .session_loads import Ingest, Loading, insert_rows
 from .session_parts import Parts
 from .session_runs import Ran, Runs
 from .session_turns import Turns
+from .uploads import UploadLimit
 
 __all__ = ["Session"]
 
@@ -221,6 +222,13 @@ class Session:
         if not (ingest.temporary or self._own.in_use):
             with self._activity.busy():
                 return int(self._parts.put(ingest.target(self._parts), reader, caller).rows)
+        if self.config.upload_bytes_max is None:
+            return self._load(ingest, reader, caller)
+        limit = UploadLimit(self.config.upload_bytes_max)
+        with limit.told():
+            return self._load(ingest, limit.bounded(reader), caller)
+
+    def _load(self, ingest: Ingest, reader: Any, caller: Caller) -> int:
         with self._turns.call("upload", ingest.table, caller) as own_call:
             loading = Loading(ingest, self._parts, reader, own_call.call)
             with self._parts.cursors.cache.streaming():

@@ -52,10 +52,17 @@ class Sessions:
             if session is None:
                 if len(self._sessions) >= self._config.sessions_max:
                     raise Overloaded(f"there are {self._config.sessions_max} sessions already")
+                self._check_share(principal)
                 session = Session(self._parts, session_id or secrets.token_urlsafe(24), principal)
                 self._sessions[session.id] = session
         session.touch()
         return session
+
+    def _check_share(self, principal: Principal) -> None:
+        """Raise Overloaded when the principal, if it has a name, has all of its sessions. Called with the lock."""
+        name, most = principal.name, self._config.principal_sessions_max
+        if name and sum(session.principal.name == name for session in self._sessions.values()) >= most:
+            raise Overloaded(f'"{name}" has {most} sessions already')
 
     def find(self, session_id: str) -> Session | None:
         """Return the session of that id, or None when it is unknown, expired or closed."""
