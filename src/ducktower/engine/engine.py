@@ -35,7 +35,7 @@ from .database import Database
 from .describing import Describer
 from .failures import translate
 from .group_commit import GroupCommitter
-from .guard import BEGIN_READ_ONLY, Guard, who
+from .guard import BEGIN_READ_ONLY, Guard, trail_of, who
 from .inserts import table_exists, table_name
 from .known_tables import KnownTables
 from .leasing import Cursors
@@ -50,6 +50,7 @@ from .shares import Share
 from .sight import seen_of
 from .sql_facts import SqlFacts, sql_facts
 from .streams import chained
+from .trails import add_rows, note_rows
 from .uploads import UploadLimit
 from .words import Executed, Outcome, PlanKey, Receipt, SlowWrite, Target, Write
 
@@ -105,21 +106,23 @@ class Engine:
         """
         with self._cursors.open("read", "query", sql, caller, leave=True) as (lease, call):
             lease.cursor.execute(BEGIN_READ_ONLY)
-            statement = self._guard.one_query(lease.cursor, sql, who(caller))
+            statement = self._guard.one_query(lease.cursor, sql, who(caller), trail_of(caller))
 
             def release() -> None:
                 self._calls.finish(call)
                 lease.close()
 
             self._reads.add()
-            return stream(lease.cursor, statement, parameters, call, self.config, release, self._cache).reader
+            streamed = stream(lease.cursor, statement, parameters, call, self.config, release, self._cache)
+            add_rows(trail_of(caller), streamed.rows)
+            return streamed.reader
 
     def describe(self, sql: str, parameters: Parameters = None, caller: Caller | None = None) -> Any:
         """Return the pyarrow.Schema of a query's result without running it."""
         with self._cursors.open("read", "description", sql, caller) as (lease, _):
             cursor = lease.cursor
             cursor.execute(BEGIN_READ_ONLY)
-            statement = self._guard.one_query(cursor, sql, who(caller))
+            statement = self._guard.one_query(cursor, sql, who(caller), trail_of(caller))
             reader = cursor.sql(statement, params=parameters).limit(0).to_arrow_reader(1)
             schema = reader.schema
             reader.close()
@@ -270,12 +273,17 @@ class Engine:
         a transaction of its own.
         """
         caller = caller or Caller()
+        if caller.trail is not None:
+            note_rows(caller.trail, target)
         self._guard.admit_rows(caller.principal, target.schema, target.table, target.mode)
         if self.config.upload_bytes_max is None:
-            return self._put(target, reader, caller)
-        limit = UploadLimit(self.config.upload_bytes_max)
-        with limit.told():
-            return self._put(target, limit.bounded(reader), caller)
+            receipt = self._put(target, reader, caller)
+        else:
+            limit = UploadLimit(self.config.upload_bytes_max)
+            with limit.told():
+                receipt = self._put(target, limit.bounded(reader), caller)
+        add_rows(caller.trail, receipt.rows)
+        return receipt
 
     def _put(self, target: Target, reader: Any, caller: Caller) -> Receipt:
         schema = plain_schema(reader.schema)
@@ -302,8 +310,11 @@ class Engine:
 
     def appending(self, target: Target, schema: Any, caller: Caller | None = None) -> Appending:
         """Open a stream of small writes to `target`, whose batches have the pyarrow.Schema `schema`."""
+        trail = trail_of(caller)
+        if trail is not None:
+            note_rows(trail, target)
         self._guard.admit_rows(who(caller), target.schema, target.table, target.mode)
-        return Appending(self._queue, self.config, target, schema, self._cursors.shares.of(who(caller)))
+        return Appending(self._queue, self.config, target, schema, self._cursors.shares.of(who(caller)), trail)
 
     def execute(self, sql: str, parameters: Parameters = None, caller: Caller | None = None) -> Executed:
         """Run SQL that writes: one statement or a script, all or nothing.
@@ -312,8 +323,9 @@ class Engine:
         """
         with self._cursors.open("execute", "statement", sql, caller) as (lease, call):
             principal = who(caller)
-            script = self._guard.script(lease.cursor, sql, principal)
+            script = self._guard.script(lease.cursor, sql, principal, trail_of(caller))
             rows, table = self._scripts.run(lease.cursor, script, parameters, call, read_only=principal.only_reads)
+            add_rows(trail_of(caller), rows)
             return Executed(rows, self.commit if principal.only_reads else self._commits.add(), table)
 
     # -- operating ------------------------------------------------------------------------------------

@@ -14,14 +14,15 @@ from typing import Any
 from ..config import EngineConfig
 from ..errors import Forbidden
 from . import statements
-from .access import LOCAL, Principal, Role
+from .access import LOCAL, Principal, Role, Trail
 from .calls import Caller
 from .database import SESSION_SETTINGS
 from .sandbox import Sandbox
 from .sight import Sight, sees, unseen
+from .trails import note_script
 from .words import Mode, Target
 
-__all__ = ["BEGIN_READ_ONLY", "Guard", "who"]
+__all__ = ["BEGIN_READ_ONLY", "Guard", "trail_of", "who"]
 
 BEGIN_READ_ONLY = "BEGIN TRANSACTION READ ONLY"
 
@@ -62,6 +63,11 @@ def who(caller: Caller | None, session: Principal = LOCAL) -> Principal:
     return Principal(session.name, role, asks.tables or session.tables)
 
 
+def trail_of(caller: Caller | None) -> Trail | None:
+    """Return where a call's doings are written down, None when nobody wants to know."""
+    return None if caller is None else caller.trail
+
+
 class Guard:
     """Safe from any thread; each call uses the cursor that it is given."""
 
@@ -71,23 +77,25 @@ class Guard:
         self._sandbox = Sandbox(config)
         self._sight = Sight()
 
-    def parsed(self, cursor: Any, sql: str, principal: Principal) -> list[Any]:
+    def parsed(self, cursor: Any, sql: str, principal: Principal, trail: Trail | None = None) -> list[Any]:
         """Do what `statements.parsed` does, and raise Forbidden for what the principal may not run."""
         found = statements.parsed(cursor, sql, self._bytes_max)
+        if trail is not None:
+            note_script(trail, cursor, found)
         self.admit(cursor, found, principal)
         return found
 
-    def script(self, cursor: Any, sql: str, principal: Principal) -> list[Any]:
+    def script(self, cursor: Any, sql: str, principal: Principal, trail: Trail | None = None) -> list[Any]:
         """Do what `statements.script` does, and raise Forbidden for what the principal may not run."""
         found = statements.script(cursor, sql, self._bytes_max)
+        if trail is not None:
+            note_script(trail, cursor, found)
         self.admit(cursor, found, principal)
         return found
 
-    def one_query(self, cursor: Any, sql: str, principal: Principal) -> Any:
+    def one_query(self, cursor: Any, sql: str, principal: Principal, trail: Trail | None = None) -> Any:
         """Do what `statements.one_query` does, and raise Forbidden for what the principal may not run."""
-        found = statements.one_query(cursor, sql, self._bytes_max)
-        self.admit(cursor, [found], principal)
-        return found
+        return statements.only_query(self.script(cursor, sql, principal, trail))
 
     def admit(self, cursor: Any, script: Sequence[Any], principal: Principal) -> None:
         """Raise Forbidden when the principal may not run these statements."""

@@ -8,15 +8,13 @@ two readers could differ about it, it is searched as a whole, strings and commen
 
 from __future__ import annotations
 
-import json
 import os
 import re
-from collections.abc import Iterator
 from typing import Any
 
 from ..config import EngineConfig
 from ..errors import Forbidden
-from . import statements
+from . import parse_tree, statements
 from .access import Principal
 from .opened import is_within, opened_directories
 
@@ -155,25 +153,29 @@ class Sandbox:
         kind, text = statements.kind_of(statement), statement.query
         if kind in ("COPY", "EXPORT"):
             if not self._open:
-                self._check_copy(cursor, kind, text)
+                self._check_copy(cursor, statement)
         elif _IMPORT.match(text):
             if not self._open:
                 raise Forbidden("IMPORT DATABASE and COPY FROM DATABASE are not offered: they run what files say")
         elif _COPY.search(plain) is not None:
-            tree = None if _DYNAMIC_CALL.search(text) else _tree(cursor, text, kind)
-            hidden = _COPY_WITHIN.search(plain) is not None if tree is None else "COPY_QUERY_NODE" in _types(tree)
+            tree = None if _DYNAMIC_CALL.search(text) else parse_tree.of_statement(cursor, statement)
+            if tree is None:
+                hidden = _COPY_WITHIN.search(plain) is not None
+            else:
+                hidden = any(node.get("type") == "COPY_QUERY_NODE" for node in parse_tree.nodes(tree))
             if hidden:
                 raise Forbidden("COPY within another statement is not offered")
 
-    def _check_copy(self, cursor: Any, kind: str, text: str) -> None:
+    def _check_copy(self, cursor: Any, statement: Any) -> None:
         """Refuse files that are closed. DuckDB itself refuses all but the open ones and those that it uses."""
+        kind, text = statements.kind_of(statement), statement.query
         if not self._directories:
             raise Forbidden(f"{kind} is not offered: files of the server are closed to SQL")
         where = _COPY_PATH.search(text)
         if where is None or _is_unusual(text):
             raise Forbidden(f"{kind} needs its path written out as a text, and no comments, here where few are open")
         self._check_path(_strings(where["path"])[0])
-        tree = _tree(cursor, text, kind)
+        tree = parse_tree.of_statement(cursor, statement)
         if tree is not None and (copied := _copied_to(tree)) is not None:
             self._check_path(copied)
 
@@ -218,30 +220,9 @@ def _strings(sql: str) -> list[str]:
     return [one[1:-1].replace("''", "'") for one in re.findall(_STRING, sql)]
 
 
-def _tree(cursor: Any, text: str, kind: str) -> Any:
-    """Return DuckDB's parse tree of a statement, or None for a kind that it does not tell of."""
-    body = text.rstrip().rstrip(";")
-    if kind != "SELECT":
-        body = f"WITH __statement AS (\n{body}\n) SELECT 1"
-    (raw,) = cursor.execute("SELECT json_serialize_sql(?::VARCHAR)", [body]).fetchall()[0]
-    tree = json.loads(raw)
-    return None if tree.get("error") or len(tree["statements"]) != 1 else tree
-
-
-def _types(value: Any) -> Iterator[str]:
-    if isinstance(value, list):
-        for one in value:
-            yield from _types(one)
-    elif isinstance(value, dict):
-        if isinstance(value.get("type"), str):
-            yield value["type"]
-        for one in value.values():
-            yield from _types(one)
-
-
 def _copied_to(tree: Any) -> str | None:
     """Return the path that a COPY ... TO names; one that is computed is refused."""
-    info = tree["statements"][0]["node"]["cte_map"]["map"][0]["value"]["query_node"].get("info", {})
+    info = tree["node"]["cte_map"]["map"][0]["value"]["query_node"].get("info", {})
     if info.get("file_path_expression") is not None:
         raise Forbidden("COPY needs its path written out as a text, here where few are open")
     path = info.get("file_path")

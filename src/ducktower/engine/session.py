@@ -20,7 +20,7 @@ from . import session_options, value_inserts
 from .access import Principal
 from .calls import Caller
 from .describing import Description
-from .guard import BEGIN_READ_ONLY, who
+from .guard import BEGIN_READ_ONLY, trail_of, who
 from .parameters import Parameters, Rows
 from .prepared import Prepared
 from .session_activity import Activity
@@ -29,7 +29,9 @@ from .session_loads import Ingest, Loading, insert_rows
 from .session_parts import Parts
 from .session_runs import Ran, Runs
 from .session_turns import Turns
+from .trails import add_rows, note_rows, note_script
 from .uploads import UploadLimit
+from .words import Target
 
 __all__ = ["Session"]
 
@@ -163,9 +165,11 @@ class Session:
     def run(self, script: list[Any], text: str, parameters: Parameters | Rows, caller: Caller | None) -> Ran:
         """Run statements that were parsed earlier, where they belong."""
         self._check(None)
-        principal = who(caller, self.principal)
-        if principal.role != "owner":
+        principal, trail = who(caller, self.principal), trail_of(caller)
+        if principal.role != "owner" or trail is not None:
             with self._parts.cursors.open("internal", "statement", "", self._asks(caller)) as (lease, _):
+                if trail is not None:
+                    note_script(trail, lease.cursor, script)
                 self._parts.guard.admit(lease.cursor, script, principal)
         return self._run(script, text, parameters, caller)
 
@@ -174,6 +178,18 @@ class Session:
 
         Without state they go where all small writes go, the commit queue.
         """
+        trail = trail_of(caller)
+        if caller is None or trail is None:
+            return self._insert(insert, table, caller)
+        stored = self._insert(insert, table, replace(caller, trail=None))
+        if stored is not None:
+            if not trail.statements:  # else it was parsed, and written down then
+                trail.statements.append("INSERT")
+                trail.tables.append(".".join(insert.path))
+            add_rows(trail, stored)
+        return stored
+
+    def _insert(self, insert: value_inserts.PlainInsert, table: Any, caller: Caller | None) -> int | None:
         self._check(None)
         caller = self._asks(caller)
         who(caller, self.principal).require("writer", "run INSERT")
@@ -216,9 +232,18 @@ class Session:
         self._check(ingest.transaction_id)
         caller = self._asks(caller)
         principal = who(caller, self.principal)
+        trail = caller.trail
+        if trail is not None:
+            note_rows(trail, Target(ingest.table, ingest.schema or "main", ingest.mode))
+            caller = replace(caller, trail=None)
         if ingest.temporary:
             principal.require("owner", "make temporary tables")
         self._parts.guard.admit_rows(principal, ingest.schema or "main", ingest.table, ingest.mode)
+        rows = self._ingest(ingest, reader, caller)
+        add_rows(trail, rows)
+        return rows
+
+    def _ingest(self, ingest: Ingest, reader: Any, caller: Caller) -> int:
         if not (ingest.temporary or self._own.in_use):
             with self._activity.busy():
                 return int(self._parts.put(ingest.target(self._parts), reader, caller).rows)
@@ -343,16 +368,18 @@ class Session:
 
     def _described(self, sql: str, caller: Caller | None) -> tuple[list[Any], Description]:
         with self.looking("description", sql, caller) as cursor:
-            script = self._parts.guard.parsed(cursor, sql, who(caller, self.principal))
+            script = self._parts.guard.parsed(cursor, sql, who(caller, self.principal), trail_of(caller))
             return script, self._parts.describer.describe(cursor, script)
 
     def _parsed(self, sql: str, caller: Caller | None) -> list[Any]:
         with self._parts.cursors.open("internal", "statement", sql, self._asks(caller)) as (lease, _):
-            return self._parts.guard.parsed(lease.cursor, sql, who(caller, self.principal))
+            return self._parts.guard.parsed(lease.cursor, sql, who(caller, self.principal), trail_of(caller))
 
     def _run(self, script: list[Any], text: str, parameters: Parameters | Rows, caller: Caller | None) -> Ran:
         read_only = who(caller, self.principal).only_reads
-        return self._runs.run(script, text, parameters, self._asks(caller), read_only=read_only)
+        ran = self._runs.run(script, text, parameters, self._asks(caller), read_only=read_only)
+        add_rows(trail_of(caller), ran.rows)
+        return ran
 
     def _asks(self, caller: Caller | None) -> Caller:
         """Return who calls, with the rights that it has in this session."""

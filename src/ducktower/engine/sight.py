@@ -7,7 +7,6 @@ database's. A view counts as itself and as everything under it. Must never be as
 
 from __future__ import annotations
 
-import json
 import re
 from fnmatch import translate
 from functools import lru_cache
@@ -16,7 +15,7 @@ from typing import Any
 import pyarrow as pa
 
 from ..errors import Forbidden, TableNotFound
-from . import statements
+from . import parse_tree, statements
 from .access import Principal
 
 __all__ = ["Sight", "seen_of", "sees", "unseen"]
@@ -107,14 +106,11 @@ class Sight:
         kind = statements.kind_of(statement)
         if kind in ("TRANSACTION", "SET"):
             return  # `guard` knows which of those are harmless
-        text = statement.query.rstrip().rstrip(";")
-        if kind in ("INSERT", "UPDATE", "DELETE"):
-            text = f"WITH __statement AS (\n{text}\n) SELECT 1"
-        elif kind != "SELECT":
+        if kind not in ("SELECT", "INSERT", "UPDATE", "DELETE"):
             raise Forbidden(
                 f"this token is limited to some tables: it may run SELECT, INSERT, UPDATE and DELETE, not {kind}"
             )
-        self._walk(cursor, catalog, principal).select(text, "main")
+        self._walk(cursor, catalog, principal).tree(parse_tree.of_statement(cursor, statement), "main")
 
     def check_table(self, cursor: Any, catalog: str, schema: str, table: str, principal: Principal) -> None:
         """Raise Forbidden unless the table is one that the principal may use, and all that is under it if it is a view.
@@ -141,15 +137,12 @@ class _Walk:
         self._depth = 0
         self._schema = "main"  # where names without a schema are looked for first
 
-    def select(self, text: str, schema: str) -> None:
-        """Look at a SELECT, whose names without a schema are looked for in `schema` and in main."""
-        (raw,) = self._cursor.execute("SELECT json_serialize_sql(?::VARCHAR)", [text]).fetchall()[0]
-        tree = json.loads(raw)
-        found = tree.get("statements", ())
-        if tree.get("error") or len(found) != 1:
+    def tree(self, tree: Any, schema: str) -> None:
+        """Look at a statement, whose names without a schema are looked for in `schema` and in main."""
+        if tree is None:
             raise Forbidden("this token is limited to some tables: what this statement touches cannot be told")
         before, self._schema = self._schema, schema
-        self._visit(found[0], frozenset())
+        self._visit(tree, frozenset())
         self._schema = before
 
     def _visit(self, value: Any, scope: frozenset[str]) -> None:
@@ -245,7 +238,7 @@ class _Walk:
         if body is None or self._depth >= _DEPTH_MAX:
             raise Forbidden("this token is limited to some tables: what a view touches cannot be told")
         self._depth += 1
-        self.select(body["body"], schema)
+        self.tree(parse_tree.of_select(self._cursor, body["body"]), schema)
         self._depth -= 1
 
     @staticmethod
