@@ -148,7 +148,7 @@ class Listener(flight.FlightServerBase):
             told = self._told(error, context, entered)
             if entry is not None:
                 entry.outcome = told.code
-            raise to_flight(told, self._config.error_bytes_max) from None
+            raise to_flight(told, self._config.error_bytes_max, of_get_schema=rpc == "GetSchema") from None
         finally:
             if entered is not None:
                 self._admission.leave(entered)
