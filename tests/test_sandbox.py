@@ -175,6 +175,8 @@ WRITES = [
     "INSERT INTO t WITH x AS (COPY t TO '{0}') SELECT 1 FROM x",
     "MERGE INTO t USING (WITH x AS (COPY t TO '{0}') SELECT 1 AS i FROM x) s ON t.i = s.i WHEN MATCHED THEN DELETE",
     "FROM query('WITH x AS (COPY t TO ''{0}'') FROM x')",
+    "PREPARE p AS COPY t TO '{0}'",
+    "PREPARE p AS EXPORT DATABASE '{0}'",
     "EXPORT DATABASE '{0}'",
     "ATTACH '{0}' AS made",
 ]
@@ -335,7 +337,7 @@ def test_settings_are_locked_for_everybody(engine: Engine) -> None:
             assert attempts(engine, caller, sql) == [], sql
 
 
-def test_errors_tell_no_paths(engine: Engine, database: Path) -> None:
+def test_errors_tell_no_paths(engine: Engine, database: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What DuckDB says of files that it was refused has the folders of the server in it."""
     for sql in (
         "FROM duckdb_extensions()",
@@ -347,6 +349,11 @@ def test_errors_tell_no_paths(engine: Engine, database: Path) -> None:
         with pytest.raises(ducktower.DucktowerError) as refusal:
             engine.execute(sql, None, OWNER)
         assert os.path.expanduser("~") not in str(refusal.value)
+        assert str(database.parent) not in str(refusal.value)
+    monkeypatch.chdir(database.parent)
+    for way in (engine.read, engine.execute, lambda sql: rows(engine.sessions.open(), sql)):
+        with pytest.raises(ducktower.DucktowerError) as refusal:
+            way(f"FROM '{database.name}'")
         assert str(database.parent) not in str(refusal.value)
 
 

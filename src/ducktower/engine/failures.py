@@ -57,6 +57,7 @@ _BY_NAME: dict[str, type[DucktowerError]] = {
 _TELLS_PATHS = (
     *(duckdb.FatalException, duckdb.OutOfMemoryException, duckdb.PermissionException, duckdb.InternalException),
     *(duckdb.IOException, duckdb.TransactionException, duckdb.HTTPException),
+    duckdb.ResourceInUseException,
 )
 _PATH = re.compile(r"""["'](?:/|[A-Za-z]:[\\/])[^"']*["']|(?<![\w.<>/])/(?:[^\s/"']+/)+[^\s"',;]+""")
 

@@ -58,7 +58,7 @@ _HARMLESS_SETTING = re.compile(
 _PATHS = re.compile(rf"\s*\(\s*(?P<paths>{_STRING}|\[\s*{_STRING}(?:\s*,\s*{_STRING})*\s*\])\s*[,)]")
 _ONE_TEXT = re.compile(rf"\s*\(\s*{_STRING}\s*\)")
 _COPY = re.compile(r"(?<![A-Za-z0-9_])copy(?![A-Za-z0-9_])", re.IGNORECASE)
-_COPY_WITHIN = re.compile(r"\bas\b.*\(.*\bcopy\b.*\bto\b", re.IGNORECASE | re.DOTALL)
+_COPY_WITHIN = re.compile(r"\bcopy\b.*\bto\b", re.IGNORECASE | re.DOTALL)
 _IMPORT = re.compile(
     r"\s*(?:import\s+database|copy\s+from\s+database|pragma\s+(?:import|copy)_database)\b", re.IGNORECASE
 )

@@ -45,10 +45,11 @@ SELECT DISTINCT function_name FROM duckdb_functions() WHERE internal AND schema_
     AND function_type IN ('scalar', 'aggregate', 'macro') AND NOT starts_with(function_name, '__internal')
 """
 
-_RELATIONS = """
+_TABLE = """
 SELECT NULL FROM duckdb_tables() WHERE database_name = $catalog AND lower(schema_name) = $schema
     AND lower(table_name) = $table AND NOT temporary
-UNION ALL
+"""
+_VIEW_SQL = """
 SELECT sql FROM duckdb_views() WHERE database_name = $catalog AND lower(schema_name) = $schema
     AND lower(view_name) = $table AND NOT temporary
 """
@@ -218,9 +219,8 @@ class _Walk:
             places = list(dict.fromkeys((schema, "main")))
         found = False
         for place in places:
-            rows = self._cursor.execute(
-                _RELATIONS, {"catalog": self._catalog, "schema": place.lower(), "table": table.lower()}
-            ).fetchall()
+            names = {"catalog": self._catalog, "schema": place.lower(), "table": table.lower()}
+            rows = self._cursor.execute(_TABLE, names).fetchall() or self._cursor.execute(_VIEW_SQL, names).fetchall()
             seen = sees(self._principal, place, table)
             if rows and not seen:
                 raise unseen(_label(path))
