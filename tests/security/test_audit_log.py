@@ -60,6 +60,15 @@ def test_each_call_leaves_a_line(audited: ducktower.FlightServer, owner: str, lo
         ("olga", "owner", "DoPut", "OK"),
         (None, None, "DoGet", "UNAUTHENTICATED"),
     ]
+    assert [(one["statements"], one["rows"]) for one in found] == [
+        (["CREATE"], None),
+        (["INGEST append"], 1),
+        (["SELECT"], 1),
+        (["SELECT"], None),
+        (["INSERT"], 1),
+        ([], None),
+    ]
+    assert [one["tables"] for one in found[1:4]] == [["main.t"], ["t"], ["nosuch"]]
     for one in found:
         assert one["peer"].startswith("ipv4:127.0.0.1:")
         assert one["time"].endswith("+00:00")
@@ -88,7 +97,8 @@ def test_a_stream_is_one_line(audited: ducktower.FlightServer, owner: str, log_f
         with client.appender("t") as rows:
             for n in range(10):
                 rows.append({"n": n}).result()
-    assert [one["call"] for one in lines(log_file)].count("DoExchange") == 1
+    (stream,) = [one for one in lines(log_file) if one["call"] == "DoExchange"]
+    assert (stream["statements"], stream["rows"]) == (["INGEST append"], 10)
 
 
 def test_a_log_that_cannot_be_written_stops_the_start(tmp_path: Path) -> None:
