@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 import ducktower
 from ducktower.engine import Caller, Engine, Ingest, Principal, Target
@@ -269,6 +272,46 @@ def test_its_own_tables_are_changed(engine: Engine, way: Way) -> None:
     """Plain changes run, by every way in that writes."""
     for sql in TOUCHED:
         way(engine, WRITER, sql)
+
+
+NAMES = st.sampled_from(["sales_a", "hidden", "HIDDEN", "x"])
+TABLES = st.one_of(NAMES, NAMES.map("main.{}".format), NAMES.map("test.main.{}".format))
+SELECTS = TABLES.map("SELECT i, v FROM {}".format)
+
+
+def nested(queries: st.SearchStrategy[str]) -> st.SearchStrategy[str]:
+    """Return queries made of queries, with CTEs that take the names of tables."""
+    return st.one_of(
+        st.builds("WITH {} AS ({}) {}".format, NAMES, queries, queries),
+        st.builds("WITH {} AS ({}), {} AS ({}) {}".format, NAMES, queries, NAMES, queries, queries),
+        st.builds("WITH RECURSIVE {} AS ({}) {}".format, NAMES, queries, queries),
+        st.builds("WITH RECURSIVE {} AS (({}) UNION ({})) {}".format, NAMES, queries, queries, queries),
+        st.builds("({}) UNION ALL ({})".format, queries, queries),
+        st.builds("SELECT i, v FROM ({}) q".format, queries),
+        st.builds("SELECT q.i, p.v FROM ({}) q, LATERAL ({}) p".format, queries, queries),
+        st.builds("SELECT 1 AS i, (SELECT max(v) FROM ({}) q) AS v FROM ({}) p".format, queries, queries),
+        st.builds("SELECT i, v FROM ({}) q WHERE EXISTS ({})".format, queries, queries),
+        st.builds("SELECT 1 AS i, list_transform([1], lambda y: (SELECT max(v) FROM ({}) q))[1] AS v".format, queries),
+    )
+
+
+@pytest.fixture(scope="module")
+def shared_engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engine]:
+    """Return an engine with one table that may be seen and one that may not."""
+    with opened(tmp_path_factory.mktemp("patterns") / "test.duckdb") as engine:
+        engine.execute(
+            "CREATE TABLE sales_a AS SELECT 1 AS i, 'a' AS v; CREATE TABLE hidden AS SELECT 7 AS i, 'secret' AS v"
+        )
+        yield engine
+
+
+@settings(max_examples=200, deadline=None)
+@given(sql=st.recursive(SELECTS, nested, max_leaves=6))
+def test_no_scope_of_names_lets_a_hidden_table_through(shared_engine: Engine, sql: str) -> None:
+    """However CTEs take the names of tables, rows of a hidden one do not come out."""
+    with contextlib.suppress(ducktower.Forbidden, ducktower.InvalidSQL, ducktower.TableNotFound):
+        found = shared_engine.read(sql, None, called(READER)).read_all().to_pylist()
+        assert not any(row["i"] == 7 or row["v"] == "secret" for row in found)
 
 
 def test_rows_go_into_its_own_tables_alone(engine: Engine) -> None:
