@@ -1,4 +1,4 @@
-"""Flight SQL through the ADBC driver: what a query costs more than plain DoGet, bulk ingest, many parameters.
+"""Flight SQL through the ADBC driver: what a query costs more than plain DoGet, bulk ingest, many parameters, metadata.
 
 Owns these figures and their bases. Must never time connecting.
 """
@@ -30,12 +30,14 @@ __all__ = ["flight_sql"]
 QUERY = "SELECT 42 AS n"
 PARAMETER_ROWS = 100_000
 PARAMETER_RATE = 500_000
+TABLES = 1_000
+TABLE_COLUMNS = 20
 ROUND_TRIPS = 2.2  # most that a query may cost, in plain DoGets
 
 
 def flight_sql(bench: Bench) -> list[Figure]:
-    """A small query three ways, ingest beside the in-process load, and `executemany`."""
-    return [*_query(bench), *_ingest(bench), _many(bench)]
+    """A small query three ways, ingest beside the in-process load, `executemany`, and the list of many tables."""
+    return [*_query(bench), *_ingest(bench), _many(bench), _tables(bench)]
 
 
 def _query(bench: Bench) -> list[Figure]:
@@ -169,3 +171,41 @@ def _many_seconds(url: str) -> float:
         expect_rows("executemany", PARAMETER_ROWS, cursor.rowcount)
     expect_rows("executemany", PARAMETER_ROWS, stored_rows(url, "many"))
     return seconds
+
+
+def _tables(bench: Bench) -> Figure:
+    figure = Figure(
+        name="sql_tables",
+        title=f"all objects of {TABLES:,} tables of {TABLE_COLUMNS} columns, the slowest",
+        unit="s",
+        target=1.0,
+        at_most=True,
+    )
+    with (
+        tempfile.TemporaryDirectory(dir=bench.directory) as place,
+        serving(Path(place) / "tables.duckdb", *bench.flags) as server,
+    ):
+        figure.values = apart(_tables_seconds, server.url, bench.scale.rounds)
+    return figure
+
+
+def _tables_seconds(url: str, rounds: int) -> list[float]:
+    """Return the seconds, for each round, in which the driver lists every column of every table."""
+    named = ", ".join(f"column_{number} BIGINT" for number in range(TABLE_COLUMNS))
+    taken = []
+    with adbc.connect(url, autocommit=True) as connection, connection.cursor() as cursor:
+        for first in range(0, TABLES, 100):  # a script has a longest text
+            cursor.execute("; ".join(f"CREATE TABLE t{number} ({named})" for number in range(first, first + 100)))
+        for _ in range(rounds):
+            start = time.perf_counter()
+            listed = connection.adbc_get_objects(depth="all").read_all().to_pylist()
+            taken.append(time.perf_counter() - start)
+            tables = [
+                table
+                for catalog in listed
+                for schema in catalog["catalog_db_schemas"] or ()
+                for table in schema["db_schema_tables"] or ()
+            ]
+            found = sum(len(table["table_columns"]) for table in tables)
+            expect_rows("adbc_get_objects", TABLES * TABLE_COLUMNS, found)
+    return taken

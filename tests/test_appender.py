@@ -12,7 +12,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -44,6 +44,16 @@ def numbers(client: ducktower.FlightClient, table: str = "t") -> list[int]:
     """Return the stored numbers in order."""
     found: list[int] = client.query(f"SELECT i FROM {table} ORDER BY i").column("i").to_pylist()
     return found
+
+
+@contextmanager
+def no_thread_starts() -> Iterator[None]:
+    """Let no thread of Python's start for the time of a block: there is no memory for so large a stack."""
+    before = threading.stack_size(1 << 46)
+    try:
+        yield
+    finally:
+        threading.stack_size(before)
 
 
 class TestAcknowledgements:
@@ -94,6 +104,64 @@ class TestAcknowledgements:
                 write = rows.append({"i": i})
                 until(write.done, "the acknowledgement")
                 time.sleep(1.3)
+
+    def test_rows_are_not_forgotten_when_no_thread_can_be_started(
+        self, client: ducktower.FlightClient, table: str, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        """Rows left to themselves are sent once one can; those of other appenders are sent meanwhile."""
+        client.create_table("other", SCHEMA)
+        with client.appender(table) as rows, client.appender("other") as others:
+            until(rows.append({"i": 1}).done, "a first row, for which the threads are started")
+            with no_thread_starts():
+                late = others.append({"i": 2})
+                until(lambda: "it is tried again" in caplog.text, "the clock to fail for the other appender")
+                until(rows.append({"i": 3}).done, "a row of the appender that has its threads")
+            until(late.done, "the row of the other appender")
+
+    def test_answers_are_read_after_no_thread_could_be_started(
+        self, client: ducktower.FlightClient, table: str
+    ) -> None:
+        """Who waits with a limit is told, and may try again."""
+        with client.appender(table, linger_seconds=60) as rows:
+            write = rows.append({"i": 1})
+            with no_thread_starts(), pytest.raises(RuntimeError, match="thread"):
+                write.result(20)
+            assert write.result(20).rows == 1
+
+    def test_a_limit_counts_the_wait_for_room(self, start_server: Callable[..., ServerProcess]) -> None:
+        """While the server stands still nobody waits longer than it said, and nothing is lost."""
+        server = start_server()
+        with ducktower.connect(server.url) as client:
+            client.create_table("t", SCHEMA)
+            with client.appender("t", linger_seconds=60, writes_in_flight=1) as rows:
+                rows.append({"i": 0}).result()
+                os.kill(server.pid, signal.SIGSTOP)
+                try:
+                    sent = rows.append({"i": 1})
+                    with pytest.raises(ducktower.TimedOut, match=r"0\.1 seconds"):
+                        sent.result(0.1)
+                    waiting = rows.append({"i": 2})
+                    for _ in range(2):
+                        with pytest.raises(ducktower.TimedOut, match=r"0\.1 seconds"):
+                            waiting.result(0.1)
+                finally:
+                    os.kill(server.pid, signal.SIGCONT)
+                assert (sent.result(30).rows, waiting.result(30).rows) == (1, 1)
+            assert numbers(client) == [0, 1, 2]
+
+    def test_a_server_that_takes_few_writes_at_once(self, database: Path) -> None:
+        """What travels together is more than may be unanswered, and is taken all the same."""
+        with (
+            ducktower.serve(str(database), stream_writes_in_flight_max=2) as server,
+            ducktower.connect(server.url) as client,
+        ):
+            client.create_table("t", SCHEMA)
+            batch = [pa.record_batch([pa.array([i]), pa.array(["x"])], schema=SCHEMA) for i in range(2_000)]
+            with client.appender("t", writes_in_flight=1_000) as rows:
+                writes = [rows.write(one) for one in batch]
+                rows.flush()
+                assert {write.result().rows for write in writes} == {1}
+            assert numbers(client) == list(range(2_000))
 
     def test_batches_and_rows_keep_their_order(self, client: ducktower.FlightClient, table: str) -> None:
         """Rows and batches arrive in the order in which they were given."""

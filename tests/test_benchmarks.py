@@ -24,6 +24,7 @@ FIGURES = {
     "base_sql_ingest",
     "sql_ingest",
     "sql_executemany",
+    "sql_tables",
 }
 
 

@@ -38,9 +38,9 @@ class Outcomes:
     def __init__(self) -> None:
         self.of: dict[int, list[Outcome]] = {}
 
-    def write(self, number: int, nbytes: int = 1, rows: int = 1) -> Write:
+    def write(self, number: int, nbytes: int = 1, rows: int = 1, parts: tuple[int, ...] = ()) -> Write:
         self.of[number] = []
-        return Write(PlanKey(Target("t"), None), [number], rows, nbytes, self.of[number].append)
+        return Write(PlanKey(Target("t"), None), [number], rows, nbytes, self.of[number].append, parts)
 
     def all_answered(self) -> bool:
         return all(self.of.values())
@@ -86,6 +86,28 @@ def test_writes_that_come_during_a_commit_form_the_next_group(committer: Committ
     assert (queue.groups.value, queue.writes.value) == (2, 21)
     assert queue.depth() == (0, 0)
     assert queue.close(SECONDS_MAX)
+
+
+def test_a_message_counts_for_the_writes_that_it_carries(committer: Committer) -> None:
+    """In the queue, in a group, and where they are told; one with more than there is room for goes alone."""
+    outcomes = Outcomes()
+    queue = held_queue(committer, outcomes, queue_writes_max=10, group_writes_max=6)
+    for number, writes in enumerate((4, 2, 1, 3), 1):
+        queue.submit(outcomes.write(number, rows=writes, parts=(1,) * writes))
+    assert queue.depth() == (10, 4)
+    with pytest.raises(Overloaded, match="10 writes"):
+        queue.submit(outcomes.write(5))
+    committer.gate.set()
+    until(lambda: queue.writes.value == 11, "the commits")
+    committer.gate.clear()
+    queue.submit(outcomes.write(6))
+    until(lambda: len(committer.groups) == 4, "the commit that is held")
+    queue.submit(outcomes.write(7, rows=50, parts=(1,) * 50))
+    with pytest.raises(Overloaded, match="50 writes"):
+        queue.submit(outcomes.write(8))
+    committer.gate.set()
+    assert queue.close(SECONDS_MAX)
+    assert [[write.batches[0] for write in group] for group in committer.groups] == [[0], [1, 2], [3, 4], [6], [7]]
 
 
 def test_nobody_is_answered_before_the_commit_returned(committer: Committer) -> None:

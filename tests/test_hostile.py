@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import os
 import threading
+import time
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import pyarrow as pa
@@ -13,7 +15,10 @@ import pyarrow.flight as flight
 import pytest
 
 import ducktower
+from ducktower.protocol.flight_sql import messages as m
+from ducktower.protocol.flight_sql import pack
 from ducktower.server.connections import cut
+from support.waiting import until
 
 SCHEMA = pa.schema([("id", pa.int64())])
 
@@ -150,6 +155,59 @@ def test_every_place_taken(tmp_path: Path) -> None:
             for writer, _ in streams:
                 writer.done_writing()
                 writer.close()
+
+
+def test_streams_in_which_nothing_is_sent(tmp_path: Path) -> None:
+    """They end with a reason, and their places come back although the clients stay; others are left alone."""
+    append = flight.FlightDescriptor.for_command(b'{"append":{"table":"t"}}')
+    with ducktower.serve(
+        str(tmp_path / "idle.duckdb"), calls_in_flight_max=4, drain_seconds=0.5, stream_idle_seconds=0.3
+    ) as server:
+        server.engine.execute("CREATE TABLE t (id BIGINT)")
+        with ExitStack() as stack:
+            raws = [stack.enter_context(flight.connect(server.url)) for _ in range(4)]
+            told, silent = (raw.do_exchange(append) for raw in raws[:2])
+            for writer, _ in (told, silent):
+                writer.begin(SCHEMA)
+            silent[0].write_batch(one(1))
+            upload, _ = raws[2].do_put(flight.FlightDescriptor.for_path("t"), SCHEMA)
+            upload.write_batch(one(2))
+            bare = flight.FlightDescriptor.for_command(pack(m.CommandStatementIngest(table="t")))
+            ingest, _ = raws[3].do_put(bare, SCHEMA)
+            reason = told[1].read_chunk().app_metadata.to_pybytes()
+            assert json.loads(reason)["error"]["code"] == "TIMEOUT"
+            told[0].done_writing()
+            told[0].close()  # in order: nothing was lost
+            with ducktower.connect(server.url) as client:
+                until(lambda: server._listener._places._value == 4, "the end of all streams")
+                assert client.query("FROM t")["id"].to_pylist() == [1]
+            for writer in (silent[0], upload, ingest):
+                with pytest.raises((pa.ArrowException, flight.FlightError, OSError)):
+                    writer.close()
+
+
+def test_a_stream_in_which_something_is_sent_goes_on(tmp_path: Path) -> None:
+    """However long it lasts in all, an upload too."""
+    with (
+        ducktower.serve(str(tmp_path / "busy.duckdb"), stream_idle_seconds=1.5) as server,
+        flight.connect(server.url) as raw,
+        ducktower.connect(server.url) as client,
+    ):
+        client.execute("CREATE TABLE t (id BIGINT)")
+        writer, reader = raw.do_exchange(flight.FlightDescriptor.for_command(b'{"append":{"table":"t"}}'))
+        upload, _ = raw.do_put(flight.FlightDescriptor.for_path("t"), SCHEMA)
+        writer.begin(SCHEMA)
+        end = time.monotonic() + 2
+        sent = 0
+        while time.monotonic() < end:
+            writer.write_batch(one(1))
+            assert "error" not in json.loads(reader.read_chunk().app_metadata.to_pybytes())
+            upload.write_batch(one(2))
+            sent += 1
+        writer.done_writing()
+        writer.close()
+        upload.close()
+        assert client.query("SELECT count(*) AS n FROM t")["n"].to_pylist() == [2 * sent]
 
 
 def test_a_write_that_is_slow_by_itself_does_not_hold_up_groups(tmp_path: Path) -> None:

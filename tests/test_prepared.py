@@ -14,6 +14,7 @@ import pytest
 
 import ducktower
 from ducktower.engine import Engine, Session
+from ducktower.engine.parameters import Rows
 from support.engines import opened, rows
 from support.threads import together
 from test_types import TYPES
@@ -31,6 +32,11 @@ def engine(database: Path) -> Iterator[Engine]:
 def session(engine: Engine) -> Session:
     """Open a session."""
     return engine.sessions.open()
+
+
+def _nulls(count: int) -> pa.Array:
+    """Return so many nulls, for which nothing is allocated."""
+    return pa.Array.from_buffers(pa.null(), count, [None])
 
 
 def parameters(*values: Any) -> pa.Table:
@@ -307,6 +313,36 @@ class TestParameters:
                 session.prepare("SELECT 3")
             prepared.close()
             session.prepare("SELECT 3")
+
+    @pytest.mark.parametrize(
+        "column",
+        [
+            _nulls(2**40),
+            pa.FixedSizeListArray.from_arrays(_nulls(2**30), 2**30),
+            pa.ListArray.from_arrays(pa.array([0, 2**30], pa.int32()), _nulls(2**30)),
+            pa.ListViewArray.from_arrays(
+                pa.array([0, 0], pa.int32()), pa.array([2**30, 2**30], pa.int32()), _nulls(2**30)
+            ),
+            pa.StructArray.from_arrays([pa.FixedSizeListArray.from_arrays(_nulls(2**30), 2**30)], ["a"]),
+            pa.RunEndEncodedArray.from_arrays(pa.array([2**40], pa.int64()), pa.array([1])),
+        ],
+        ids=lambda column: str(column.type),
+    )
+    @pytest.mark.parametrize("sql", ["SELECT ?", "INSERT INTO t (v) VALUES (?)", "UPDATE t SET v = ?"])
+    def test_values_without_bytes_count(self, session: Session, sql: str, column: pa.Array) -> None:
+        """What takes no room in Arrow would take all of the server's as values."""
+        prepared = session.prepare(sql)
+        sent = pa.table({"1": column})
+        with pytest.raises(ducktower.LimitExceeded, match="the parameters have"):
+            prepared.bind(sent)
+        with pytest.raises(ducktower.LimitExceeded, match="the parameters have"):
+            prepared.update(sent)
+
+    def test_rows_become_values_a_part_at_a_time(self) -> None:
+        """The first row of many is there without the others."""
+        parts = Rows(pa.table({"1": _nulls(2**40)}), ["1"]).parts()
+        assert next(parts)[0] == [None]
+        assert len(next(parts)) < 100_000
 
 
 class TestMany:

@@ -374,6 +374,30 @@ class TestStart:
         with ducktower.serve(str(tmp_path / "other.duckdb")) as other:
             assert other.port != server.port
 
+    def test_one_port_in_the_same_instant(self) -> None:
+        """Of several servers that all find the port free exactly one serves, and the others say why they do not."""
+        with ducktower.serve() as before:
+            port = before.port
+        refusals: list[ducktower.Unavailable] = []
+
+        def start(_: int) -> ducktower.FlightServer | None:
+            try:
+                return ducktower.serve(port=port)
+            except ducktower.Unavailable as refusal:
+                refusals.append(refusal)
+                return None
+
+        servers = [one for one in together(6, start) if one is not None]
+        try:
+            assert len(servers) == 1
+            assert len(refusals) == 5
+            assert all(str(port) in str(refusal) for refusal in refusals)
+            with ducktower.connect(f"grpc://127.0.0.1:{port}") as client:
+                assert client.health()["status"] == "serving"
+        finally:
+            for one in servers:
+                one.close()
+
     @pytest.mark.parametrize("spelling", ["same", "dots", "link", "relative"])
     def test_the_same_file_twice_in_one_process(
         self,

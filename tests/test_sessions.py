@@ -862,3 +862,23 @@ def test_a_fatal_error_of_the_database(database: Path) -> None:
     assert said[4:6] == ["rows 1", "stored 1"]
     assert said[6].startswith("status serving 1 ")
     assert done.returncode == 0
+
+
+@pytest.mark.parametrize("where", ["beside", "own cursor", "transaction"])
+def test_what_explain_runs_is_noticed(database: Path, where: str) -> None:
+    """EXPLAIN ANALYZE makes a table anew: an insert by position knows its columns as they are now."""
+    with opened(database) as engine:
+        session, others = engine.sessions.open(), engine.sessions.open()
+        session.update("CREATE TABLE t (a VARCHAR, b VARCHAR)")
+        others.update("INSERT INTO t VALUES ('a', 'b')")
+        if where == "own cursor":
+            session.update("CREATE TEMP TABLE mine (n INTEGER)")
+        if where == "transaction":
+            session.update("BEGIN")
+        sql = "EXPLAIN ANALYZE CREATE OR REPLACE TABLE t AS SELECT 'b' AS b, 'a' AS a"
+        with session.query(sql).reader as reader:
+            reader.read_all()
+        if where == "transaction":
+            session.update("COMMIT")
+        others.update("INSERT INTO t VALUES ('b', 'a')")
+        assert rows(others, "SELECT DISTINCT a, b FROM t") == [("a", "b")]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import duckdb
@@ -10,7 +11,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+import ducktower
 from ducktower.engine import value_inserts
+from support.engines import opened, rows
 
 TEXTS = st.text(st.characters(exclude_characters="\0", codec="utf-8"), max_size=12)
 VALUES = st.one_of(
@@ -104,6 +107,7 @@ def test_plain_ones(sql: str, path: tuple[str, ...], columns: tuple[str, ...] | 
         "INSERT INTO t VALUES (?::INTEGER)",
         "INSERT INTO a.b.c.d VALUES (?)",
         "UPDATE t SET a = ?",
+        "INSERT INTO t VALUES (1.50), (2.5)",
         "",
     ],
 )
@@ -151,3 +155,32 @@ def test_blanks_behind_the_values_take_no_time() -> None:
                 text = f"INSERT INTO t VALUES ({value})" + " " * count + end
                 value_inserts.parametrised(text)
                 value_inserts.literals(text)
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        "(1.50), (2.345), (-7.0)",
+        "(1.50), (NULL), (2.50)",
+        "(1.50), (7), ('x')",
+        "(007.50), (-0.00)",
+        "(1), (-02), (4000000000)",
+        "(TRUE), (false)",
+        "(0.1), (123456789012345678.9)",
+    ],
+)
+@pytest.mark.parametrize("kind", ["VARCHAR", "DOUBLE", "DECIMAL(30, 4)", "JSON"])
+def test_literals_are_stored_as_duckdb_stores_them(cursor: Any, database: Path, kind: str, values: str) -> None:
+    """Rows of several forms too: the text of a number is the one that was written."""
+    sql = f"INSERT INTO one VALUES {values}"
+    cursor.execute(f"CREATE OR REPLACE TABLE one (c {kind})")
+    wanted = stored(cursor, "one", lambda: cursor.execute(sql))
+    with opened(database) as engine:
+        session = engine.sessions.open()
+        session.update(f"CREATE TABLE one (c {kind})")
+        if wanted is None:
+            with pytest.raises(ducktower.DucktowerError):
+                session.update(sql)
+        else:
+            session.update(sql)
+            assert rows(session, "SELECT COLUMNS(*)::VARCHAR FROM one ORDER BY ALL") == wanted

@@ -115,7 +115,8 @@ class EngineConfig(_Checked):
     prepared_max: int = 256
     """Prepared statements of one session."""
     bound_bytes_max: int = 256 * MIB
-    """Largest parameters: those sent for one run, and all those bound to the prepared statements of one session."""
+    """Largest parameters: those sent for one run, and all those bound to the prepared statements of one session. A
+    value counts for a byte at least: nulls have none in Arrow."""
     sql_bytes_max: int = 256 * KIB
     """Longest SQL text. DuckDB parses with Python's lock held, at up to 2 s and 1 GB of memory for each MiB."""
 
@@ -156,13 +157,20 @@ class ServerConfig(_Checked):
     principal_calls_in_flight_max: int = 512
     """Calls of one token served at once; past it OVERLOADED. It does not apply where nobody is asked."""
     stream_writes_in_flight_max: int = 1024
-    """Writes of one DoExchange that wait for their commit; past it the stream is not read."""
+    """Writes of one DoExchange that wait for their commit; past it the stream is not read. What the next batch carries
+    is taken whole."""
+    stream_idle_seconds: float | None = 86_400.0
+    """Longest time in which nothing is sent in an open stream of writes, or in an upload that is still collected. Then
+    the stream ends with TIMEOUT, or loses its connection; None is no limit."""
     results_waiting_max: int = 1024
     """Results of Flight SQL that wait for the DoGet which fetches them; past it a query is refused with OVERLOADED."""
     results_waiting_bytes_max: int = 512 * MIB
     """Arrow bytes of such results that are in memory already; past it a query is refused with OVERLOADED."""
     results_waiting_seconds: float = 60.0
     """How long such a result waits before it is dropped, its cursor given back, its ticket refused."""
+    results_spared_seconds: float = 1.0
+    """When a read waits for one of `reads_in_flight_max`, the result that waits longest for its DoGet, and for so long
+    at least, is dropped in its favour; its ticket answers OVERLOADED."""
     session_spared_seconds: float = 60.0
     """When there are `sessions_max`, a session that holds nothing and asked nothing for so long makes room for a
     new one; it begins again when its client comes back."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from pathlib import Path
 from typing import Any
 
 import adbc_driver_flightsql as flightsql
@@ -15,6 +16,7 @@ import pytest
 import ducktower
 from ducktower.protocol.flight_sql import flight_messages as f
 from ducktower.protocol.flight_sql import messages as m
+from ducktower.protocol.flight_sql import pack
 from support.flight_sql import RawFlightSql, cursors_back, unpacked
 from support.waiting import until
 
@@ -110,12 +112,43 @@ def test_what_cannot_be_cancelled(raw_sql: RawFlightSql) -> None:
     assert raw_sql.cancel(info) == f.CANCEL_STATUS_NOT_CANCELLABLE
 
 
-def test_others_cannot_cancel(server: ducktower.FlightServer) -> None:
-    """Another principal's cancel does nothing."""
+def test_others_cannot_cancel(server: ducktower.FlightServer, client: ducktower.FlightClient) -> None:
+    """Another principal's cancel does nothing, neither while a result waits nor while it is read."""
     with RawFlightSql(server.url, authorization="Basic YWRhOng") as ada, RawFlightSql(server.url) as nobody:
-        info = ada.info(m.CommandStatementQuery(query="SELECT 1 AS n"))
+        info = ada.info(m.CommandStatementQuery(query=LONG))
         assert nobody.cancel(info) == f.CANCEL_STATUS_NOT_CANCELLABLE
-        assert ada.fetch(info).num_rows == 1
+        reader = ada.flight.do_get(info.endpoints[0].ticket)
+        assert reader.read_chunk().data.num_rows
+        assert nobody.cancel(info) == f.CANCEL_STATUS_NOT_CANCELLABLE
+        assert reader.read_chunk().data.num_rows
+        assert ada.cancel(info) == f.CANCEL_STATUS_CANCELLED
+        with pytest.raises((pa.ArrowException, flight.FlightError), match=r"CANCELLED"):
+            reader.read_all()
+    until(lambda: not client.sessions(), "the query to end")
+
+
+def test_cancelling_when_all_places_are_taken(database: Path) -> None:
+    """It is what makes room."""
+    with (
+        ducktower.serve(str(database), calls_in_flight_max=1) as server,
+        ducktower.connect(server.url) as operator,
+        RawFlightSql(server.url) as raw,
+    ):
+        infos = [raw.info(m.CommandStatementQuery(query=LONG)) for _ in range(2)]
+        descriptor = flight.FlightDescriptor.for_command(pack(m.CommandStatementUpdate(query=ENDLESS)))
+        writer, _ = raw.flight.do_put(descriptor, pa.schema([]))
+        until(lambda: any(one["text"] == ENDLESS for one in operator.sessions()), "the statement that takes the place")
+        with pytest.raises(flight.FlightUnavailableError, match=r"\[OVERLOADED\]"):
+            raw.query("SELECT 1")
+        assert raw.cancel(infos[0]) == f.CANCEL_STATUS_CANCELLED
+        request = m.ActionCancelQueryRequest(info=infos[1].serialize())
+        (answer,) = raw.act("CancelQuery", request)
+        result = unpacked(answer, m.ActionCancelQueryResult).result
+        assert result == m.ActionCancelQueryResult.CANCEL_RESULT_CANCELLED
+        for one in operator.sessions():
+            operator.cancel(one["id"])
+        with pytest.raises((pa.ArrowException, flight.FlightError), match=r"CANCELLED"):
+            writer.close()
 
 
 def test_abandoned_streams_leave_nothing(connect: Any, server: ducktower.FlightServer) -> None:

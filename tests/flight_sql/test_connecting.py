@@ -17,6 +17,7 @@ import pyarrow.flight as flight
 import pytest
 
 import ducktower
+from ducktower.protocol.flight_sql import flight_messages as f
 from ducktower.protocol.flight_sql import messages as m
 from support.flight_sql import RawFlightSql
 from support.waiting import until
@@ -99,6 +100,32 @@ def test_an_idle_session_expires(database: Path) -> None:
         until(lambda: not server.engine.sessions.describe(), "the session's end", seconds=30)
         with pytest.raises(flight.FlightUnauthenticatedError, match=r"UNAUTHENTICATED.*idle"):
             raw.query("SELECT 1")
+
+
+def test_sessions_of_clients_without_memory_end_with_their_last_result(
+    raw_sql: RawFlightSql, server: ducktower.FlightServer
+) -> None:
+    """While a large result is still to be read the session stays; then nobody can ever come back to it."""
+    large = m.CommandStatementQuery(query="FROM range(10_000_000)")
+    infos = [raw_sql.info(large), raw_sql.info(large), raw_sql.info(large)]
+    assert len(server.engine.sessions.describe()) == 3
+    assert raw_sql.fetch(infos[0]).num_rows == 10_000_000
+    raw_sql.cancel(infos[1])
+    until(lambda: len(server.engine.sessions.describe()) == 1, "the end of two sessions")
+    raw_sql.flight.do_get(infos[2].endpoints[0].ticket).read_chunk()  # and no more
+    until(lambda: not server.engine.sessions.describe(), "the end of the third")
+
+
+def test_a_session_whose_token_was_shown_outlives_its_results(server: ducktower.FlightServer) -> None:
+    """Its client comes back."""
+    with RawFlightSql(server.url, keep_cookies=True) as one, RawFlightSql(server.url) as forgetful:
+        info = one.info(m.CommandStatementQuery(query="FROM range(10_000_000)"))
+        other = forgetful.info(m.CommandStatementQuery(query="FROM range(10_000_000)"))
+        one.query("SELECT 1")
+        one.fetch(info)
+        forgetful.fetch(other)
+        until(lambda: len(server.engine.sessions.describe()) == 1, "the end of the other session")
+        assert one.close_session() == f.CloseSessionResult.CLOSED
 
 
 def test_sessions_are_bounded(database: Path) -> None:

@@ -10,6 +10,7 @@ import pyarrow.flight as flight
 import pytest
 
 import ducktower
+from ducktower.protocol.flight_sql import messages as m
 from ducktower.server.connections import connected, endpoint
 from support.flight_sql import RawFlightSql
 from support.waiting import until
@@ -85,6 +86,37 @@ def test_connected_clients_are_left_alone(database: Path) -> None:
                 holder.stdout.close()
         until(lambda: len(server.engine.sessions.describe()) == 1, "the end of the dead client's session")
         assert silent.query("SELECT n FROM mine")["n"].to_pylist() == [42]
+
+
+def test_a_killed_client_s_prepared_statements_go(database: Path) -> None:
+    """They are held without a cursor, and past `sessions_max` they would keep others out."""
+    with ducktower.serve(str(database), client_lost_seconds=0.3) as server:
+        holding = HOLDER.replace('cursor.execute("UPDATE t SET v = 99")', 'cursor.adbc_prepare("SELECT ?")')
+        holder = subprocess.Popen([sys.executable, "-c", holding, server.url], stdout=subprocess.PIPE, text=True)
+        try:
+            assert holder.stdout is not None
+            assert holder.stdout.readline().strip() == "holding"
+            assert len(server.engine.sessions.describe()) == 1
+        finally:
+            holder.kill()
+            holder.wait(60)
+            if holder.stdout is not None:
+                holder.stdout.close()
+        until(lambda: not server.engine.sessions.describe(), "the end of the session")
+
+
+def test_a_session_in_which_something_runs_is_left_alone(database: Path) -> None:
+    """A result that waits can be fetched over another connection, however long the first one is gone."""
+    with ducktower.serve(str(database), client_lost_seconds=0.2) as server:
+        with RawFlightSql(server.url, keep_cookies=True) as first:
+            first.prepare("SELECT 1")
+            info = first.info(m.CommandStatementQuery(query="SELECT range AS i FROM range(10_000_000)"))
+        with RawFlightSql(server.url, keep_cookies=True) as idle:
+            idle.prepare("SELECT 1")
+        until(lambda: len(server.engine.sessions.describe()) == 1, "the end of the session in which nothing runs")
+        with RawFlightSql(server.url) as second:
+            assert second.fetch(info).num_rows == 10_000_000
+        until(lambda: not server.engine.sessions.describe(), "the end of the other session")
 
 
 def test_the_token_of_a_lost_session_is_refused(database: Path) -> None:

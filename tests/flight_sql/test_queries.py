@@ -9,6 +9,7 @@ from typing import Any
 import adbc_driver_flightsql.dbapi as adbc
 import adbc_driver_manager
 import pyarrow as pa
+import pyarrow.flight as flight
 import pytest
 
 import ducktower
@@ -149,6 +150,36 @@ def test_results_that_wait_are_bounded(database: Path) -> None:
             ask()
         raw.fetch(first)
         raw.fetch(ask())
+
+
+def test_results_that_nobody_fetches_give_way_to_reads(database: Path) -> None:
+    """The oldest first, and only those that hold a place; its ticket says so, the others can still be fetched."""
+    with (
+        ducktower.serve(str(database), reads_in_flight_max=2, results_spared_seconds=0.05) as server,
+        RawFlightSql(server.url, keep_cookies=True) as raw,
+        ducktower.connect(server.url) as client,
+    ):
+        small = raw.info(m.CommandStatementQuery(query="SELECT 1 AS n"))
+        oldest, other = (raw.info(m.CommandStatementQuery(query="FROM range(10_000_000)")) for _ in range(2))
+        assert client.query("SELECT 42 AS n").to_pylist() == [{"n": 42}]
+        with pytest.raises(flight.FlightUnavailableError, match=r"\[OVERLOADED\].*gave way.*run the query again"):
+            raw.fetch(oldest)
+        assert raw.fetch(other).num_rows == 10_000_000
+        assert raw.fetch(small).num_rows == 1
+
+
+def test_results_that_were_just_made_do_not_give_way(database: Path) -> None:
+    """A client on its way to fetch is not robbed: the read hears OVERLOADED after its wait."""
+    with (
+        ducktower.serve(
+            str(database), reads_in_flight_max=1, results_spared_seconds=3600, lease_wait_seconds=0.2
+        ) as server,
+        RawFlightSql(server.url) as raw,
+    ):
+        info = raw.info(m.CommandStatementQuery(query="FROM range(10_000_000)"))
+        with pytest.raises(flight.FlightUnavailableError, match=r"\[OVERLOADED\] no place for another read"):
+            raw.query("SELECT 1")
+        assert raw.fetch(info).num_rows == 10_000_000
 
 
 def test_the_bytes_that_wait_are_bounded(database: Path) -> None:

@@ -12,8 +12,10 @@ import pytest
 from google.protobuf import any_pb2
 
 import ducktower
+from ducktower.protocol.flight_sql import flight_messages as f
 from ducktower.protocol.flight_sql import messages as m
 from ducktower.protocol.flight_sql import pack
+from ducktower.server.flight_sql.asking import ticket_of
 from support.flight_sql import RawFlightSql
 
 SQL = "type.googleapis.com/arrow.flight.protocol.sql."
@@ -150,13 +152,16 @@ def test_random_bytes_never_break_the_server(raw: flight.FlightClient) -> None:
         pack(m.CommandGetSqlInfo(info=[0, 8])),
         pack(m.CommandPreparedStatementQuery(prepared_statement_handle=b"a.b")),
         pack(m.TicketStatementQuery(statement_handle=b"a")),
+        pack(m.CommandStatementUpdate(query="SELECT 1", transaction_id=b"x")),
+        pack(m.CommandPreparedStatementUpdate(prepared_statement_handle=b"a.b")),
+        pack(m.CommandStatementIngest(table="t", schema="s", transaction_id=b"a.b")),
     ]
     refusals: list[BaseException] = []
     for _ in range(300):
         mutant = bytearray(choice.choice(seeds))
         for _ in range(choice.randint(1, 4)):
             mutant[choice.randrange(len(mutant))] = choice.randrange(256)
-        call = CALLS[choice.choice(["GetFlightInfo", "GetSchema", "DoGet"])]
+        call = choice.choice(list(CALLS.values()))
         try:
             call(raw, bytes(mutant))
         except (pa.ArrowException, NotImplementedError, KeyError, flight.FlightError) as error:
@@ -165,6 +170,66 @@ def test_random_bytes_never_break_the_server(raw: flight.FlightClient) -> None:
         no_traceback(error)
     assert [str(error) for error in refusals if "[INTERNAL]" in str(error)] == []
     assert len(refusals) > 100
+
+
+def test_random_bodies_of_actions_never_break_the_server(raw_sql: RawFlightSql) -> None:
+    """Mutations of real bodies, for each action: a result or one clean error."""
+    choice = random.Random(20261125)
+    info = f.FlightInfo(endpoint=[f.FlightEndpoint(ticket=f.Ticket(ticket=ticket_of(b"a")))])
+    seeds = {
+        "CreatePreparedStatement": pack(m.ActionCreatePreparedStatementRequest(query="SELECT 1", transaction_id=b"x")),
+        "ClosePreparedStatement": pack(m.ActionClosePreparedStatementRequest(prepared_statement_handle=b"a.b")),
+        "BeginTransaction": pack(m.ActionBeginTransactionRequest()),
+        "EndTransaction": pack(m.ActionEndTransactionRequest(transaction_id=b"a.b", action=1)),
+        "CancelFlightInfo": f.CancelFlightInfoRequest(info=info).SerializeToString(),
+        "CancelQuery": pack(m.ActionCancelQueryRequest(info=info.SerializeToString())),
+        "SetSessionOptions": f.SetSessionOptionsRequest(
+            session_options={"TimeZone": f.SessionOptionValue(string_value="UTC")}
+        ).SerializeToString(),
+        "GetSessionOptions": f.GetSessionOptionsRequest().SerializeToString(),
+        "CloseSession": f.CloseSessionRequest().SerializeToString(),
+        "BeginSavepoint": b"x",
+        "EndSavepoint": b"x",
+        "CreatePreparedSubstraitPlan": b"x",
+    }
+    refusals: list[BaseException] = []
+    for action, seed in seeds.items():
+        for _ in range(25):
+            mutant = bytearray(seed or b"\0")
+            for _ in range(choice.randint(1, 4)):
+                mutant[choice.randrange(len(mutant))] = choice.randrange(256)
+            try:
+                raw_sql.act(action, bytes(mutant))
+            except (pa.ArrowException, NotImplementedError, KeyError, flight.FlightError) as error:
+                refusals.append(error)
+    for error in refusals:
+        no_traceback(error)
+    assert [str(error) for error in refusals if "[INTERNAL]" in str(error)] == []
+    assert len(refusals) > 100
+
+
+@pytest.mark.parametrize(
+    "descriptor",
+    [
+        flight.FlightDescriptor.for_path(),
+        flight.FlightDescriptor.for_path("a", "b", "c"),
+        flight.FlightDescriptor.for_path("x" * 100_000),
+        flight.FlightDescriptor.for_command(b""),
+        flight.FlightDescriptor.for_command(b"\xff"),
+        flight.FlightDescriptor.for_command(b"[]"),
+        flight.FlightDescriptor.for_command(b'{"table": 7}'),
+        flight.FlightDescriptor.for_command(b'{"table": "t", "mode": "upsert"}'),
+        flight.FlightDescriptor.for_command(b'{"table": "t", "mode": "create", "key": [[]]}'),
+    ],
+)
+def test_descriptors_of_a_put_that_no_client_of_ours_sends(
+    raw: flight.FlightClient, descriptor: flight.FlightDescriptor
+) -> None:
+    """One clear error each."""
+    with pytest.raises(pa.ArrowInvalid, match=r"\[INVALID_ARGUMENT\]") as caught:  # noqa: PT012
+        writer, _ = raw.do_put(descriptor, pa.schema([("n", pa.int64())]))
+        writer.close()
+    no_traceback(caught.value)
 
 
 def test_plain_flight_still_takes_sql_that_begins_with_a_line_feed(raw: flight.FlightClient) -> None:

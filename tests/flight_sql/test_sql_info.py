@@ -163,3 +163,12 @@ def test_prepared_statements_are_bounded(database: Any) -> None:
             raw.prepare("SELECT 1")
         raw.close_prepared(handles[0])
         raw.prepare("SELECT 1")
+
+
+def test_parameters_without_bytes_are_bounded(raw_sql: RawFlightSql) -> None:
+    """A column of nulls has no bytes on the wire, whatever its length is."""
+    nulls = pa.table({"1": pa.Array.from_buffers(pa.null(), 2**31 - 1, [None])})
+    prepared = raw_sql.prepare("SELECT ?").prepared_statement_handle
+    for command in (m.CommandPreparedStatementQuery, m.CommandPreparedStatementUpdate):
+        with pytest.raises(pa.ArrowInvalid, match=r"\[LIMIT_EXCEEDED\] the parameters have more than"):
+            raw_sql.put(command(prepared_statement_handle=prepared), nulls)

@@ -223,3 +223,28 @@ def test_plain_flight_is_untouched_by_a_transaction(
         plain = raw.flight.do_get(flight.Ticket(b"SELECT count(*) AS n FROM t")).read_all()
         assert plain["n"].to_pylist() == [1]
         raw.end(transaction, commit=False)
+
+
+@pytest.mark.parametrize("begun_by", ["call", "sql"])
+def test_an_empty_id_is_no_transaction_s(table: str, server: ducktower.FlightServer, begun_by: str) -> None:
+    """The session's name alone ends nothing, and nothing is run under it as if it were within the transaction."""
+    with RawFlightSql(server.url, keep_cookies=True) as one:
+        if begun_by == "call":
+            one.begin()
+        else:
+            one.update("BEGIN")
+        one.update("INSERT INTO t VALUES (1, 1)")
+        empty = one.prepare("SELECT 1").prepared_statement_handle.partition(b".")[0] + b"."
+        for call in (
+            lambda: one.end(empty, commit=True),
+            lambda: one.end(empty, commit=False),
+            lambda: one.query("SELECT 1", empty),
+            lambda: one.update("DELETE FROM t", empty),
+            lambda: one.prepare("SELECT 1", empty),
+            lambda: one.put(m.CommandStatementIngest(table="t", transaction_id=empty), pa.table({"id": [9]})),
+        ):
+            with pytest.raises(pa.ArrowInvalid, match=r"INVALID_ARGUMENT.*transaction is unknown"):
+                call()
+        assert one.query("SELECT count(*) AS n FROM t")["n"].to_pylist() == [2]
+        one.update("ROLLBACK")
+        assert one.query("SELECT count(*) AS n FROM t")["n"].to_pylist() == [1]

@@ -19,7 +19,7 @@ from typing import Any
 import pyarrow as pa
 
 from ..arrow_types import plain_type
-from ..errors import DucktowerError, InvalidArgument, SchemaMismatch
+from ..errors import DucktowerError, InvalidArgument, SchemaMismatch, TimedOut
 from .clock import clock
 from .pending import PendingWrite, Receipt
 from .write_stream import WriteStream
@@ -187,14 +187,18 @@ class Appender:
 
     # -- sending --------------------------------------------------------------------------------------
 
-    def _send(self) -> None:
-        """Send the buffer, if there is anything in it."""
-        with self._send_lock:
-            self._send_open()
+    def _send(self, deadline: float | None = None) -> None:
+        """Send the buffer, if there is anything in it. Raises TimedOut when there is no room for it by `deadline`."""
+        if not self._send_lock.acquire(timeout=-1 if deadline is None else _until(deadline)):
+            raise TimedOut("other rows of this appender wait to be sent")
+        try:
+            self._send_open(deadline)
+        finally:
+            self._send_lock.release()
 
-    def _send_open(self) -> None:
+    def _send_open(self, deadline: float | None = None) -> None:
         """Do so with _send_lock held."""
-        self._wait_for_room()  # first: who is interrupted while waiting must not have taken the rows
+        self._wait_for_room(deadline)  # first: who is interrupted while waiting must not have taken the rows
         with self._lock:
             write, rows = self._open, self._rows
             self._open, self._rows = None, []
@@ -212,7 +216,7 @@ class Appender:
         if clock.resting and self._buffered():
             clock.wake()
 
-    def _wait_for_room(self) -> None:
+    def _wait_for_room(self, deadline: float | None = None) -> None:
         """Wait until another write may be on its way. Only the holder of _send_lock adds any."""
         stream = self._stream
         while stream is not None:
@@ -220,14 +224,20 @@ class Appender:
                 if len(self._unanswered) < self._writes_in_flight:
                     return
                 oldest = next(iter(self._unanswered.values()))
-            stream.wait(oldest)
+            stream.wait(oldest, None if deadline is None else _until(deadline))
 
     def _complete(self, write: PendingWrite, timeout_seconds: float | None) -> None:
-        """Return once the write has its outcome. Raises TimedOut."""
-        if write is self._open:
-            self._send()
+        """Return once the write has its outcome. Raises TimedOut; the time until it is sent counts too."""
         assert self._stream is not None  # noqa: S101 - there is a write, so there is a stream
-        self._stream.wait(write, timeout_seconds)
+        deadline = None if timeout_seconds is None else time.monotonic() + timeout_seconds
+        try:
+            if write is self._open:
+                self._send(deadline)
+            self._stream.wait(write, None if deadline is None else _until(deadline))
+        except TimedOut:
+            raise TimedOut(
+                f"no acknowledgement within {timeout_seconds:g} seconds; the write may still be stored"
+            ) from None
 
     # -- outcomes -------------------------------------------------------------------------------------
 
@@ -291,8 +301,13 @@ class Appender:
             if self._overdue is not None or self._closed or self._stream is None:
                 return
             self._overdue = threading.Event()
-        self._stream.start_reading()
-        threading.Thread(target=self._send_overdue, name="ducktower-appender-send", daemon=True).start()
+        try:
+            self._stream.start_reading()
+            threading.Thread(target=self._send_overdue, name="ducktower-appender-send", daemon=True).start()
+        except BaseException:
+            with self._lock:
+                self._overdue = None  # there is no thread: the next look tries again
+            raise
 
     def _send_overdue(self) -> None:
         overdue = self._overdue
@@ -302,3 +317,7 @@ class Appender:
             overdue.clear()
             if self._open is not None and time.monotonic() - self._open_since >= self._linger_seconds:
                 self._send()
+
+
+def _until(deadline: float) -> float:
+    return max(0.0, deadline - time.monotonic())

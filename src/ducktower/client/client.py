@@ -32,6 +32,7 @@ from ..errors import (
 from ..malloc import keep_freed_memory
 from ..protocol.commands import Exchange, Put, Query, to_json
 from ..protocol.status import from_flight
+from ..row_groups import MESSAGE_BYTES, messages, messages_of_stream
 from .appender import Appender
 from .data import query_sql, to_arrow
 from .pending import Receipt
@@ -42,13 +43,12 @@ __all__ = ["Executed", "FlightClient", "Receipt", "connect"]
 
 T = TypeVar("T")
 
-_MESSAGE_BYTES = 4 * 1024 * 1024
 _PAUSE_SECONDS_FIRST = 0.02
 _PAUSE_SECONDS_MAX = 1.0
 _CHANNEL_OPTIONS = [
     # How much the server may send ahead of what was read, for each stream: two messages. gRPC's own guess begins at
     # 64 KiB and is too low for a loopback.
-    ("grpc.http2.lookahead_bytes", 2 * _MESSAGE_BYTES),
+    ("grpc.http2.lookahead_bytes", 2 * MESSAGE_BYTES),
     # A restarted server is found again within a second; gRPC's own back-off grows to two minutes. Its
     # `min_reconnect_backoff_ms` stays as it is: it is the deadline of connecting as well.
     ("grpc.initial_reconnect_backoff_ms", 100),
@@ -206,7 +206,7 @@ class FlightClient:
 
     def query(self, query: Any, parameters: Sequence[Any] | dict[str, Any] | None = None) -> pa.Table:
         """Run a query, SQL or an Ibis expression, and return its whole result."""
-        ticket = flight.Ticket(Query(query_sql(query), _parameters(parameters)).to_bytes())
+        ticket = _ticket(query, parameters)
 
         def run() -> pa.Table:
             with _translated():
@@ -229,7 +229,7 @@ class FlightClient:
 
         Closing the generator ends the query on the server.
         """
-        ticket = flight.Ticket(Query(query_sql(query), _parameters(parameters)).to_bytes())
+        ticket = _ticket(query, parameters)
 
         def start() -> tuple[Any, pa.Schema]:
             with _translated():
@@ -308,12 +308,12 @@ class FlightClient:
 
     def _put(self, put: Put, table: pa.Table) -> Receipt:
         """One DoPut: its rows are in memory, so nothing but the end of this process can cut it short."""
-        rows_per_message = max(1, table.num_rows * _MESSAGE_BYTES // max(1, table.nbytes))
         with _translated():
             descriptor = flight.FlightDescriptor.for_command(to_json(put.to_json()))
             writer, reader = self._flight.do_put(descriptor, table.schema, self._options)
             try:
-                writer.write_table(table, rows_per_message)
+                for batch in messages(table):
+                    writer.write_batch(batch)
                 writer.done_writing()
                 answer = reader.read()
             finally:
@@ -351,28 +351,17 @@ class FlightClient:
         What the source of the batches raises passes as it is.
         """
         sent = False
-        for batch in batches:
-            if batch.schema != batches.schema:
-                raise SchemaMismatch(
-                    f"a batch has the columns {batch.schema.names}, the first one had {batches.schema.names}"
-                )
+        for batch in messages_of_stream(_of_one_schema(batches)):
             try:
-                self._write_in_messages(writer, batch)
+                writer.write_batch(batch)
             except (pa.ArrowException, OSError):
                 return False
-            sent = sent or batch.num_rows > 0
+            sent = True
         if not sent:  # the schema travels with the first batch, even of a stream that has no rows
             empty = [pa.nulls(0, field.type) for field in batches.schema]
             with _translated():
                 writer.write_batch(pa.RecordBatch.from_arrays(empty, schema=batches.schema))
         return True
-
-    @staticmethod
-    def _write_in_messages(writer: Any, batch: pa.RecordBatch) -> None:
-        pieces = max(1, -(-batch.nbytes // _MESSAGE_BYTES))
-        rows = max(1, -(-batch.num_rows // pieces))
-        for start in range(0, batch.num_rows, rows):
-            writer.write_batch(batch.slice(start, rows))
 
     def _action(self, name: str, body: bytes = b"") -> list[bytes]:
         with _translated():
@@ -487,8 +476,22 @@ def _key(key: Sequence[str] | None) -> tuple[str, ...]:
     return (key,) if isinstance(key, str) else tuple(key or ())
 
 
+def _ticket(query: Any, parameters: Sequence[Any] | dict[str, Any] | None) -> Any:
+    return flight.Ticket(Query(query_sql(query), _parameters(parameters)).to_bytes())
+
+
 def _parameters(parameters: Sequence[Any] | dict[str, Any] | None) -> list[Any] | dict[str, Any] | None:
     return parameters if parameters is None or isinstance(parameters, dict) else list(parameters)
+
+
+def _of_one_schema(batches: pa.RecordBatchReader) -> Iterator[pa.RecordBatch]:
+    """Yield the batches. Raises SchemaMismatch when one has other columns than the reader said."""
+    for batch in batches:
+        if batch.schema != batches.schema:
+            raise SchemaMismatch(
+                f"a batch has the columns {batch.schema.names}, the first one had {batches.schema.names}"
+            )
+        yield batch
 
 
 def _receipt(answer: Any) -> Receipt:

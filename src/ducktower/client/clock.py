@@ -6,6 +6,7 @@ for all.
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 import weakref
@@ -16,12 +17,15 @@ if TYPE_CHECKING:
 
 __all__ = ["clock"]
 
+log = logging.getLogger(__name__)
+
 
 class Clock:
     """One thread for the process that wakes appenders whose rows waited long enough. It never sends."""
 
     _TICK_SECONDS = 0.002
     _REST_AFTER_SECONDS = 1.0
+    _COMPLAIN_EVERY_SECONDS = 10.0
 
     def __init__(self) -> None:
         # Guarded by _lock. `resting` is read without it: at worst a row waits one tick longer.
@@ -29,6 +33,7 @@ class Clock:
         self._watched: weakref.WeakSet[Appender] = weakref.WeakSet()
         self._thread: threading.Thread | None = None
         self.resting = True
+        self._complained_at = float("-inf")  # the thread's own
 
     def join(self, appender: Appender) -> None:
         """Look at this appender from now on, for as long as it lives."""
@@ -38,10 +43,10 @@ class Clock:
     def wake(self) -> None:
         """Go on looking: an appender has rows."""
         with self._lock:
-            self.resting = False
             if self._thread is None or not self._thread.is_alive():
                 self._thread = threading.Thread(target=self._run, name="ducktower-clock", daemon=True)
                 self._thread.start()
+            self.resting = False  # not before: who cannot start the thread now may try again
             self._lock.notify()
 
     def _run(self) -> None:
@@ -52,7 +57,7 @@ class Clock:
             with self._lock:
                 watched = list(self._watched)
             for appender in watched:
-                if appender._look(now):
+                if self._looked(appender, now):
                     busy_at = now
             del watched
             if now - busy_at > self._REST_AFTER_SECONDS:
@@ -65,6 +70,16 @@ class Clock:
                         continue
                     self._lock.wait()
                 busy_at = time.monotonic()
+
+    def _looked(self, appender: Appender, now: float) -> bool:
+        """Look at one appender; what fails there must not end the clock of the others."""
+        try:
+            return appender._look(now)
+        except Exception:  # no thread can be started now, say: the next look tries again
+            if now - self._complained_at > self._COMPLAIN_EVERY_SECONDS:
+                self._complained_at = now
+                log.exception("cannot have an appender's rows sent; it is tried again")
+            return True
 
 
 clock = Clock()

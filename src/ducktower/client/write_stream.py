@@ -27,14 +27,13 @@ from typing import Any
 import pyarrow as pa
 
 from ..errors import DucktowerError, SchemaMismatch, TimedOut, Unavailable
-from ..protocol.commands import error_from_body, parse_ack, writes_metadata
+from ..protocol.commands import WRITES_PER_BATCH_MAX, error_from_body, parse_ack, writes_metadata
 from ..protocol.status import from_flight
 from .clock import clock
 from .pending import Message, PendingWrite, Receipt
 
 __all__ = ["WriteStream", "WriteStreams"]
 
-_WRITES_PER_MESSAGE_MAX = 256
 _ROWS_PER_MESSAGE_MAX = 4_096
 _BYTES_PER_MESSAGE_MAX = 2 * 1024 * 1024
 """Of a message that carries several writes. A larger write travels alone."""
@@ -112,7 +111,7 @@ class WriteStream:
         """Whether a message may leave: the only one in flight, or a full one. The lock is held."""
         if not self._messages:
             return bool(self._queue)
-        return len(self._queue) >= _WRITES_PER_MESSAGE_MAX or self._queued_rows >= _ROWS_PER_MESSAGE_MAX
+        return len(self._queue) >= WRITES_PER_BATCH_MAX or self._queued_rows >= _ROWS_PER_MESSAGE_MAX
 
     def _next_message(self) -> tuple[pa.RecordBatch, bytes] | None:
         """Take queued writes, form their message, put them in flight; None when nothing may be sent now."""
@@ -151,7 +150,7 @@ class WriteStream:
         """Take the next write, and those that can travel with it. The lock is held."""
         taken = [self._queue.popleft()]
         rows = taken[0].rows
-        while self._queue and len(taken) < _WRITES_PER_MESSAGE_MAX:
+        while self._queue and len(taken) < WRITES_PER_BATCH_MAX:
             if rows + self._queue[0].rows > _ROWS_PER_MESSAGE_MAX:
                 break
             taken.append(self._queue.popleft())
@@ -277,10 +276,9 @@ class WriteStream:
         with self.lock:
             if self._thread is not None or self.broken is not None:
                 return
-            self._thread = threading.Thread(
-                target=self.wait, args=(self._over,), name="ducktower-appender-read", daemon=True
-            )
-            self._thread.start()
+            thread = threading.Thread(target=self.wait, args=(self._over,), name="ducktower-appender-read", daemon=True)
+            thread.start()
+            self._thread = thread  # not before: who cannot start one now may try again
 
     def _hand_on(self) -> None:
         """Let a thread that still waits read on."""

@@ -5,6 +5,7 @@ from .appending import Appending
 from .calls import Caller
 from .describing import Description
 from .engine import Engine
+from .parameters import charged_bytes
 from .prepared import Prepared
 from .session import Session
 from .session_loads import Ingest
@@ -27,4 +28,5 @@ __all__ = [
     "Sessions",
     "Target",
     "Trail",
+    "charged_bytes",
 ]

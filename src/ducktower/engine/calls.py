@@ -49,6 +49,10 @@ class Caller:
     principal: Principal = LOCAL
     trail: Trail | None = None
     """Where the engine writes down what it did, when there is an audit log."""
+    heard: Callable[[], None] = _nothing
+    """Told when something of the caller's stream came in."""
+    taken: Callable[[], None] = _nothing
+    """Told when the stream needs no watch any more: all of it came in, or a call with a limit of its own reads on."""
 
 
 class Call:

@@ -45,6 +45,7 @@ class CommitQueue:
         self._work = threading.Condition(self._lock)
         self._room = threading.Condition(self._lock)
         self._waiting: deque[Write] = deque()
+        self._waiting_writes = 0  # a message that carries several counts for so many
         self._waiting_bytes = 0
         self._idle = False
         self._closing = False
@@ -69,16 +70,17 @@ class CommitQueue:
                 if not fits:
                     self.refused.add()
                     raise Overloaded(
-                        f"{len(self._waiting)} writes with {self._waiting_bytes} bytes wait for their commit already"
+                        f"{self._waiting_writes} writes with {self._waiting_bytes} bytes wait for their commit already"
                         if share is None or not self._has_room(write)
                         else f'{share.waiting} writes of "{share.name}" with {share.waiting_bytes} bytes wait already'
                     )
             if self._closing:
                 raise Unavailable("the server is stopping; nothing was stored")
             self._waiting.append(write)
+            self._waiting_writes += write.count
             self._waiting_bytes += write.nbytes
             if share is not None:
-                share.waiting += 1
+                share.waiting += write.count
                 share.waiting_bytes += write.nbytes
             if self._idle:
                 self._idle = False
@@ -87,7 +89,7 @@ class CommitQueue:
     def depth(self) -> tuple[int, int]:
         """Return how many writes wait, and their bytes."""
         with self._lock:
-            return len(self._waiting), self._waiting_bytes
+            return self._waiting_writes, self._waiting_bytes
 
     def close(self, wait_seconds: float) -> bool:
         """Refuse new writes and commit those that wait; False when that took longer than `wait_seconds`."""
@@ -102,15 +104,18 @@ class CommitQueue:
         share = write.share
         return self._has_room(write) and (
             share is None
+            or not share.waiting  # also what carries more writes than may wait
             or (
-                share.waiting < self._config.principal_queue_writes_max
+                share.waiting + write.count <= self._config.principal_queue_writes_max
                 and share.waiting_bytes + write.nbytes <= self._config.principal_queue_bytes_max
             )
         )
 
     def _has_room(self, write: Write) -> bool:
+        if not self._waiting:
+            return True  # also what carries more writes than may wait
         return (
-            len(self._waiting) < self._config.queue_writes_max
+            self._waiting_writes + write.count <= self._config.queue_writes_max
             and self._waiting_bytes + write.nbytes <= self._config.queue_bytes_max
         )
 
@@ -124,19 +129,21 @@ class CommitQueue:
                 self._work.wait()
                 self._idle = False
             group = [self._waiting.popleft()]
-            size = group[0].nbytes
+            size, count = group[0].nbytes, group[0].count
             while (
                 self._waiting
-                and len(group) < self._config.group_writes_max
+                and count + self._waiting[0].count <= self._config.group_writes_max
                 and size + self._waiting[0].nbytes <= self._config.group_bytes_max
             ):
                 write = self._waiting.popleft()
                 group.append(write)
                 size += write.nbytes
+                count += write.count
             self._waiting_bytes -= size
+            self._waiting_writes -= count
             for write in group:
                 if write.share is not None:
-                    write.share.waiting -= 1
+                    write.share.waiting -= write.count
                     write.share.waiting_bytes -= write.nbytes
             self._room.notify_all()
             return group
@@ -151,7 +158,7 @@ class CommitQueue:
                 outcomes = [InternalError(f"the commit failed: {type(error).__name__}")] * len(group)
             self.commit_seconds.record(time.monotonic() - started)
             self.groups.add()
-            self.writes.add(sum(len(write.parts) or 1 for write in group))
+            self.writes.add(sum(write.count for write in group))
             for write, outcome in zip(group, outcomes, strict=True):
                 try:
                     write.done(outcome)

@@ -33,6 +33,7 @@ State = Literal["serving", "reopening", "stopping"]
 Pool = Literal["read", "large write", "execute", "session", "internal"]
 
 _EXTENSION = re.compile(r"[a-z][a-z0-9_]*")
+_MAKE_ROOM_EVERY_SECONDS = 0.1
 _REOPEN_PAUSE_SECONDS = 0.05
 _REOPEN_LOG_EVERY_SECONDS = 5.0
 
@@ -88,6 +89,7 @@ class Database:
             "session": threading.BoundedSemaphore(config.session_cursors_max),
             "internal": threading.BoundedSemaphore(8),
         }
+        self._make_room: dict[Pool, Callable[[], None]] = {}  # set before there are calls
         # Guarded by _changed's lock: everything below. Waiters on it: those who wait for "serving", and the
         # reopening thread, which waits until no lease is out.
         self._changed = threading.Condition()
@@ -145,7 +147,7 @@ class Database:
 
     def _lease(self, pool: Pool, also: Callable[[], None] | None = None) -> Lease:
         places = self._pools[pool]
-        if not places.acquire(timeout=self._config.lease_wait_seconds):
+        if not self._place(pool, places):
             raise Overloaded(
                 f"no place for another {pool} became free within {self._config.lease_wait_seconds:g} seconds"
             )
@@ -160,6 +162,10 @@ class Database:
             self.note(error)
             raise
         return lease
+
+    def when_waiting(self, pool: Pool, make_room: Callable[[], None]) -> None:
+        """Have `make_room` called again and again while a call waits for a place of the pool, by its thread."""
+        self._make_room[pool] = make_room
 
     def note(self, error: BaseException) -> None:
         """Look at a failure; when it is fatal to the database, begin to open it again."""
@@ -217,6 +223,20 @@ class Database:
         self._disclaim()
 
     # -- within ---------------------------------------------------------------------------------------
+
+    def _place(self, pool: Pool, places: threading.BoundedSemaphore) -> bool:
+        """Take a place, waiting for it at most `lease_wait_seconds`."""
+        if places.acquire(blocking=False):
+            return True
+        make_room = self._make_room.get(pool)
+        deadline = time.monotonic() + self._config.lease_wait_seconds
+        while (remaining := deadline - time.monotonic()) > 0:
+            if make_room is not None:
+                make_room()
+                remaining = min(remaining, _MAKE_ROOM_EVERY_SECONDS)
+            if places.acquire(timeout=remaining):
+                return True
+        return False
 
     def _returned(
         self, lease: Lease, places: threading.BoundedSemaphore, also: Callable[[], None] | None = None

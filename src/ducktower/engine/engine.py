@@ -6,10 +6,11 @@ Owns the parts and how they are joined. Must never hold SQL of its own; each par
 from __future__ import annotations
 
 import contextlib
+import itertools
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import duckdb
@@ -25,6 +26,7 @@ from ..errors import (
     TimedOut,
 )
 from ..monitor import Counter
+from ..row_groups import messages_of_stream
 from . import catalog, keys, metadata
 from .access import Principal
 from .appending import Appending
@@ -49,7 +51,6 @@ from .sessions import Sessions
 from .shares import Share
 from .sight import seen_of
 from .sql_facts import SqlFacts, sql_facts
-from .streams import chained
 from .trails import add_rows, note_rows
 from .uploads import UploadLimit
 from .words import Executed, Outcome, PlanKey, Receipt, SlowWrite, Target, Write
@@ -116,6 +117,10 @@ class Engine:
             streamed = stream(lease.cursor, statement, parameters, call, self.config, release, self._cache)
             add_rows(trail_of(caller), streamed.rows)
             return streamed.reader
+
+    def when_reads_wait(self, make_room: Callable[[], None]) -> None:
+        """Have `make_room` called again and again while a read waits for a place, by its thread."""
+        self._database.when_waiting("read", make_room)
 
     def describe(self, sql: str, parameters: Parameters = None, caller: Caller | None = None) -> Any:
         """Return the pyarrow.Schema of a query's result without running it."""
@@ -293,12 +298,15 @@ class Engine:
         nbytes = 0
         try:
             for batch in reader:
+                caller.heard()
                 if not batch.num_rows:
                     continue
                 ahead.append(batch)
                 nbytes += batch.nbytes
                 if nbytes > self.config.small_write_bytes_max:
-                    return self._put_stream(target, schema, chained(ahead, reader), caller)
+                    caller.taken()  # from here on `upload_timeout_seconds` counts
+                    return self._put_stream(target, schema, itertools.chain(ahead, reader), caller)
+            caller.taken()
         except pa.ArrowException as error:
             if caller.gone():
                 raise Cancelled("the client went away during its upload; nothing was stored") from error
@@ -469,7 +477,8 @@ class Engine:
             return TimedOut(f"the commit took more than {limit:g} seconds; whether it was stored is not known")
         return outcomes[0]
 
-    def _put_stream(self, target: Target, schema: Any, reader: Any, caller: Caller) -> Receipt:
+    def _put_stream(self, target: Target, schema: Any, batches: Iterable[Any], caller: Caller) -> Receipt:
+        reader = pa.RecordBatchReader.from_batches(schema, messages_of_stream(batches))
         return self._put_alone(target, schema, caller, lambda load, retry: load.stream(reader, retry))
 
     def _put_alone(self, target: Target, schema: Any, caller: Caller, store: Callable[[Load, float], int]) -> Receipt:

@@ -28,7 +28,7 @@ from ..monitor import Counter
 from .calls import Call, Caller, Calls
 from .database import Database, Lease
 from .failures import first_line, is_fatal, translate
-from .inserts import diagnose, insert_sql, table_columns
+from .inserts import Source, diagnose, insert_sql, table_columns
 from .words import Divided, Outcome, PlanKey, Receipt, SlowWrite, Target, Write
 
 __all__ = ["GroupCommitter"]
@@ -43,23 +43,13 @@ _SLOW_SECONDS = 60.0
 _REOPEN_WAIT_SECONDS = 30.0  # longer than a stalled reader is waited for
 
 
-class _Source:
-    """What the prepared INSERT reads: DuckDB asks it for a stream each time the statement runs."""
-
-    def __init__(self, data: Any) -> None:
-        self.data = data
-
-    def __arrow_c_stream__(self, requested_schema: Any = None) -> Any:
-        return self.data.__arrow_c_stream__(requested_schema)
-
-
 class _Plan:
     """One prepared INSERT and its source."""
 
     def __init__(self, cursor: Any, catalog: str, target: Target, schema: Any) -> None:
         self.name = f"__ducktower_{secrets.token_hex(8)}"  # no statement of a client's can guess it
         self._empty = pa.Table.from_batches([], schema=schema)
-        self._source = _Source(self._empty)
+        self._source = Source(self._empty)
         columns = table_columns(cursor, catalog, target)
         sql = insert_sql(cursor, catalog, target, schema, columns, self.name)
         try:

@@ -19,10 +19,12 @@ from .words import Target
 __all__ = [
     "VALUE_ERRORS",
     "Column",
+    "Source",
     "already_there",
     "create_sql",
     "diagnose",
     "insert_sql",
+    "make_table",
     "matched",
     "one_of_these",
     "quoted",
@@ -42,6 +44,16 @@ class Column(NamedTuple):
 
     name: str
     type: str
+
+
+class Source:
+    """What is registered once and read by an INSERT: DuckDB asks it for a stream each time the statement runs."""
+
+    def __init__(self, data: Any) -> None:
+        self.data = data
+
+    def __arrow_c_stream__(self, requested_schema: Any = None) -> Any:
+        return self.data.__arrow_c_stream__(requested_schema)
 
 
 def quoted(name: str) -> str:
@@ -151,6 +163,17 @@ def create_sql(catalog: str, target: Target, sent: pa.Schema, columns: list[Colu
     verb = "CREATE OR REPLACE" if target.mode == "replace" else "CREATE"
     kind = "TEMP TABLE" if catalog == "temp" else "TABLE"
     return f"{verb} {kind} {table_name(catalog, target)} ({', '.join(parts)})"
+
+
+def make_table(cursor: Any, catalog: str, target: Target, schema: Any) -> None:
+    """Make the table for rows of a pyarrow.Schema, if the target's mode makes one. Raises TableExists."""
+    if target.mode in ("append", "upsert"):
+        return
+    if target.mode != "replace" and table_exists(cursor, catalog, target):
+        if target.mode == "create":
+            raise already_there(target)
+        return
+    cursor.execute(create_sql(catalog, target, schema, source_columns(cursor, schema)))
 
 
 def insert_sql(cursor: Any, catalog: str, target: Target, sent: pa.Schema, columns: list[Column], source: str) -> str:

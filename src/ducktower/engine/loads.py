@@ -17,16 +17,7 @@ from ..errors import Conflict, DucktowerError
 from .calls import Call
 from .database import Lease
 from .failures import translate
-from .inserts import (
-    already_there,
-    create_sql,
-    diagnose,
-    insert_sql,
-    quoted,
-    source_columns,
-    table_columns,
-    table_exists,
-)
+from .inserts import diagnose, insert_sql, make_table, quoted, table_columns
 from .words import Target
 
 __all__ = ["Load"]
@@ -95,7 +86,7 @@ class Load:
     def _transaction(self) -> int:
         self._cursor.execute("BEGIN TRANSACTION")
         try:
-            self._make_table()
+            make_table(self._cursor, self._catalog, self._target, self._schema)
             columns = table_columns(self._cursor, self._catalog, self._target)
             sql = insert_sql(self._cursor, self._catalog, self._target, self._schema, columns, self._name)
             self._reading = True
@@ -109,17 +100,6 @@ class Load:
                 self._cursor.execute("ROLLBACK")
             raise
         return rows
-
-    def _make_table(self) -> None:
-        mode = self._target.mode
-        if mode in ("append", "upsert"):
-            return
-        if mode != "replace" and table_exists(self._cursor, self._catalog, self._target):
-            if mode == "create":
-                raise already_there(self._target)
-            return
-        columns = source_columns(self._cursor, self._schema)
-        self._cursor.execute(create_sql(self._catalog, self._target, self._schema, columns))
 
     def _reason(self, error: BaseException, source: str | None) -> DucktowerError:
         asked = self._call.error()

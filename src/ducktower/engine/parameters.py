@@ -1,6 +1,7 @@
 """Parameters of statements: rows of an Arrow table become values that DuckDB binds.
 
-Owns which column belongs to which parameter, and the conversion. Must never run a statement.
+Owns which column belongs to which parameter, the conversion, and how much of the limits the rows take. Must never
+run a statement, nor convert more than a part of the rows at once.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import pyarrow.compute as pc
 
 from ..errors import InvalidArgument, SchemaMismatch
 
-__all__ = ["Parameters", "Rows", "ordered_names"]
+__all__ = ["Parameters", "Rows", "charged_bytes", "ordered_names"]
 
 Parameters: TypeAlias = list[Any] | dict[str, Any] | None
 
@@ -25,6 +26,29 @@ def ordered_names(names: list[str]) -> list[str]:
     if all(name.isdecimal() for name in names):
         return sorted(names, key=int)
     return names
+
+
+def charged_bytes(data: Any) -> int:
+    """Return what a table or batch of parameters takes of a limit of bytes: its bytes, and one for each value at least.
+
+    Columns of nulls, and lists of them, have no bytes whatever their length is; each value becomes a Python object.
+    """
+    values = sum(_held(chunk) for column in data.columns for chunk in getattr(column, "chunks", (column,)))
+    return max(int(data.nbytes), int(data.num_rows), values)
+
+
+def _held(array: Any) -> int:
+    """Return how many values an array has, those within its values included."""
+    kind = array.type
+    if isinstance(kind, pa.BaseExtensionType):
+        return _held(array.storage)
+    if pa.types.is_struct(kind):
+        return len(array) + sum(_held(array.field(i)) for i in range(kind.num_fields))
+    if pa.types.is_list_view(kind) or pa.types.is_large_list_view(kind):  # which may be the same values again and again
+        return len(array) + (pc.sum(pc.list_value_length(array)).as_py() or 0)
+    if pa.types.is_nested(kind) and hasattr(array, "values"):  # lists and maps
+        return len(array) + _held(array.values)
+    return len(array)
 
 
 class Rows:
@@ -52,12 +76,19 @@ class Rows:
 
     def parts(self) -> Iterator[list[Any]]:
         """Yield the rows in lists that are not long."""
-        for batch in self.table.to_batches(max_chunksize=_PART_ROWS):
+        for batch in _parts(self.table):
             columns = [_values(column, name) for column, name in zip(batch.columns, self._names, strict=True)]
             if self._by_position:
                 yield [list(row) for row in zip(*columns, strict=True)]
             else:
                 yield [dict(zip(self._names, row, strict=True)) for row in zip(*columns, strict=True)]
+
+
+def _parts(table: Any) -> Iterator[Any]:
+    # One after the other: `to_batches` would make a list of all of them.
+    for batch in table.to_batches():
+        for start in range(0, batch.num_rows, _PART_ROWS):
+            yield batch.slice(start, _PART_ROWS)
 
 
 def _values(column: Any, name: str) -> list[Any]:

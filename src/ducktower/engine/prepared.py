@@ -16,7 +16,7 @@ from ..errors import InvalidArgument, LimitExceeded
 from . import statements, value_inserts
 from .calls import Caller
 from .describing import Description
-from .parameters import Parameters, Rows
+from .parameters import Parameters, Rows, charged_bytes
 from .session_runs import Ran
 from .streams import in_pieces
 
@@ -54,7 +54,7 @@ class Prepared:
 
     @property
     def bound_bytes(self) -> int:
-        """The bytes of the parameters that are bound."""
+        """What the parameters that are bound take of the limit."""
         with self._lock:
             return self._bound_bytes
 
@@ -65,14 +65,15 @@ class Prepared:
         would hold more than `bound_bytes_max`.
         """
         rows = self._rows(table)
-        self._session.check_room_for_bound(self, table.nbytes)
+        charged = charged_bytes(table)
+        self._session.check_room_for_bound(self, charged)
         description = self.description
         if rows is not None and len(rows) and not description.settled:
             settled = self._session.redescribe(self._script, next(iter(rows)))
             description = settled._replace(parameter_schema=description.parameter_schema)
         with self._lock:
             self._bound = rows
-            self._bound_bytes = table.nbytes
+            self._bound_bytes = charged
             self._description = description
 
     def query(self, caller: Caller | None = None) -> Ran:
@@ -147,8 +148,9 @@ class Prepared:
         return Ran(table.num_rows, in_pieces(table, self._session.config.batch_bytes_max), table.nbytes)
 
     def _rows(self, table: Any) -> Rows | None:
-        if table.nbytes > self._bound_bytes_max:
-            raise LimitExceeded(f"the parameters have {table.nbytes} bytes, the limit is {self._bound_bytes_max}")
+        charged = charged_bytes(table)
+        if charged > self._bound_bytes_max:
+            raise LimitExceeded(f"the parameters have {charged} bytes, the limit is {self._bound_bytes_max}")
         if not table.num_columns and not self._names:
             return None
         return Rows(table, self._names) if table.num_columns else None

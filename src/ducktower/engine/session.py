@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -202,7 +202,8 @@ class Session:
             return None
         with self._turns.call("statement", insert.into_sql, caller) as own_call:
             with contextlib.suppress(duckdb.Error):  # what is wrong with the name the insert itself tells best
-                if value_inserts.keeps_types(own_call.cursor.sql(f"FROM {insert.name_sql} LIMIT 0").types):
+                kinds = own_call.cursor.sql(f"FROM {insert.name_sql} LIMIT 0").types
+                if value_inserts.keeps_types(kinds, table):
                     return None
             return self._runs.stored(lambda: insert_rows(own_call.cursor, insert, table), own_call.call)
 
@@ -247,6 +248,8 @@ class Session:
         if not (ingest.temporary or self._own.in_use):
             with self._activity.busy():
                 return int(self._parts.put(ingest.target(self._parts), reader, caller).rows)
+        if caller is not None:
+            caller.taken()  # the call that reads has a limit
         if self.config.upload_bytes_max is None:
             return self._load(ingest, reader, caller)
         limit = UploadLimit(self.config.upload_bytes_max)
@@ -298,15 +301,21 @@ class Session:
                 own_call.cursor.execute(sql).fetchall()
         return refused
 
-    def has_state(self) -> bool:
+    def holds(self) -> bool:
         """Whether closing the session would lose something: a transaction, what is kept, prepared statements."""
         with self._lock:
-            return bool(self._prepared) or self._own.in_use or self.idle_seconds() == 0
+            return bool(self._prepared) or self._own.in_use
 
-    @property
-    def holds_cursor(self) -> bool:
-        """Whether a cursor is kept for the session: a transaction in use, temporary tables, settings."""
-        return self._own.leased is not None
+    def has_state(self) -> bool:
+        """Whether the session holds something, or something runs in it."""
+        return self.holds() or self.idle_seconds() == 0
+
+    def when_quiet(self, tell: Callable[[], None]) -> None:
+        """Have `tell` called once, when nothing runs in the session, results that are read included.
+
+        Whoever ends the last of them calls it: it must neither block nor take a lock.
+        """
+        self._activity.when_quiet(tell)
 
     # -- for the registry -----------------------------------------------------------------------------
 
@@ -391,5 +400,6 @@ class Session:
     def _check(self, transaction_id: bytes | None) -> None:
         self._activity.check()
         transaction = self._own.transaction
-        if transaction_id and (transaction is None or transaction.id != transaction_id):
+        # An empty id is one that was sent, and never given out.
+        if transaction_id is not None and (transaction is None or transaction.id != transaction_id):
             raise InvalidArgument("the transaction is unknown: it ended, or belongs to another session")

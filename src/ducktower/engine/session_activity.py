@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from ..errors import InvalidArgument
 from .calls import Call
@@ -26,6 +26,7 @@ class Activity:
         self._active = 0
         self._touched = time.monotonic()
         self._closed = False
+        self._when_quiet: Callable[[], None] | None = None
 
     @property
     def closed(self) -> bool:
@@ -46,9 +47,22 @@ class Activity:
 
     def leave(self) -> None:
         """Say that it ended."""
+        quiet = None
         with self._lock:
             self._active -= 1
             self._touched = time.monotonic()
+            if not self._active:
+                quiet, self._when_quiet = self._when_quiet, None
+        if quiet is not None:
+            quiet()
+
+    def when_quiet(self, tell: Callable[[], None]) -> None:
+        """Have `tell` called once, when nothing runs; by the thread that ends it, so that it must not block."""
+        with self._lock:
+            if self._active:
+                self._when_quiet = tell
+                return
+        tell()
 
     @contextlib.contextmanager
     def busy(self) -> Iterator[None]:

@@ -12,16 +12,18 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import duckdb
+import pyarrow as pa
 
 from ..arrow_types import plain_schema
 from ..errors import InvalidArgument, InvalidSQL, TableNotFound
+from ..row_groups import messages_of_stream
 from .calls import Call
 from .failures import translate
 from .inserts import (
     VALUE_ERRORS,
-    already_there,
-    create_sql,
+    Source,
     insert_sql,
+    make_table,
     matched,
     one_of_these,
     quoted,
@@ -111,26 +113,18 @@ class Loading:
         schema = "main" if ingest.temporary else ingest.schema or _current_schema(cursor)
         target = Target(ingest.table, schema, ingest.mode)
         ingest.look(cursor, self._catalog, target)
-        self._make(cursor, target)
+        make_table(cursor, self._catalog, target, self._sent)
         rows = self._insert(cursor, target)
         # A client that was killed looks like one that finished: ask before it is too late.
         self._call.check()
         return rows
 
-    def _make(self, cursor: Any, target: Target) -> None:
-        if target.mode == "append":
-            return
-        if target.mode != "replace" and table_exists(cursor, self._catalog, target):
-            if target.mode == "create":
-                raise already_there(target)
-            return
-        cursor.execute(create_sql(self._catalog, target, self._sent, source_columns(cursor, self._sent)))
-
     def _insert(self, cursor: Any, target: Target) -> int:
         columns = table_columns(cursor, self._catalog, target)
         if not len(self._sent):
             return 0
-        with _registered(cursor, self._reader) as name:
+        rows = pa.RecordBatchReader.from_batches(self._sent, messages_of_stream(self._reader))
+        with _registered(cursor, rows) as name:
             sql = insert_sql(cursor, self._catalog, target, self._sent, columns, name)
             sources = source_columns(cursor, self._sent)  # now: after a failure the transaction answers nothing
             self._reading = True
@@ -160,16 +154,6 @@ def insert_rows(cursor: Any, insert: PlainInsert, table: Any) -> int:
         return int(cursor.rowcount)
 
 
-class _Source:
-    """Rows that a cursor reads by name, for as long as there are any: what is left of it afterwards is empty."""
-
-    def __init__(self, data: Any) -> None:
-        self.data = data
-
-    def __arrow_c_stream__(self, requested_schema: Any = None) -> Any:
-        return self.data.__arrow_c_stream__(requested_schema)
-
-
 @contextlib.contextmanager
 def _registered(cursor: Any, data: Any) -> Iterator[str]:
     """Register rows under a name that no client can guess.
@@ -177,7 +161,7 @@ def _registered(cursor: Any, data: Any) -> Iterator[str]:
     In an aborted transaction DuckDB does not take a name back: then an empty thing is left behind under it.
     """
     name = f"__ducktower_{secrets.token_hex(8)}"
-    source = _Source(data)
+    source = Source(data)
     cursor.register(name, source)
     try:
         yield name

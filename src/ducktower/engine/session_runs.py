@@ -42,12 +42,13 @@ class Ran(NamedTuple):
 
     Its result is a pyarrow.RecordBatchReader, one without columns when it gives nothing. `rows` are those it
     changed, or those of a result that is there in whole; -1 when not counted. `nbytes` are those of the result that
-    are in memory now.
+    are in memory now. With `holds_place` the reader keeps one of the places for reads until it is released.
     """
 
     rows: int
     reader: Any
     nbytes: int = 0
+    holds_place: bool = False
 
 
 class Runs:
@@ -109,7 +110,7 @@ class Runs:
                     self._activity.discard(call)
                     raise
                 parts.was_read()
-                return Ran(streamed.rows, streamed.reader, streamed.nbytes)
+                return Ran(streamed.rows, streamed.reader, streamed.nbytes, streamed.rows < 0)
         except BaseException:
             self._activity.leave()
             raise
@@ -157,8 +158,12 @@ class Runs:
         return self._ran(*self._parts.scripts.last(own_call.cursor, statement, parameters))
 
     def _streamed(self, own_call: OwnCall, statement: Any, parameters: Parameters, *, read_only: bool) -> Ran:
-        if self._own.transaction is not None:
+        transaction = self._own.transaction
+        changes_tables = statements.changes_tables(statement)  # EXPLAIN ANALYZE runs what it explains
+        if transaction is not None:
             self._enter(own_call.cursor, statement, parameters)
+            if changes_tables:
+                transaction.wrote(changes_tables)
         elif read_only:
             self._own.begin_reading()
         config = self._parts.config
@@ -175,6 +180,8 @@ class Runs:
             whole_bytes_max=config.session_result_bytes_max,
         )
         own_call.keep = True
+        if changes_tables and transaction is None:
+            self._parts.tables_changed()
         self._parts.was_read()
         return Ran(streamed.rows, streamed.reader, streamed.nbytes)
 

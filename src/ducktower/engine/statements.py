@@ -45,6 +45,8 @@ _EXPLAINED = frozenset(
     | {"insert", "update", "delete", "merge", "create", "execute"}
 )
 """How a statement begins that may be explained: EXPLAIN ANALYZE runs SET, BEGIN and COMMIT, too."""
+_EXPLAINED_CHANGES = frozenset({"create", "execute"})
+"""Those of them after which tables may be other ones."""
 _EXPLAIN_WORDS = frozenset({"explain", "analyze", "analyse", "verbose"})
 _KEEP_STATE = frozenset({"ATTACH", "DETACH", "LOAD", "PREPARE", "EXECUTE", "PRAGMA", "SET", "TRANSACTION"})
 """Statements whose effect stays with the cursor that ran them, or needs what stayed with it."""
@@ -194,7 +196,10 @@ def verb(statement: Any) -> str:
 
 def changes_tables(statement: Any) -> bool:
     """Whether tables may be other ones after the statement: made, dropped or altered."""
-    return kind_of(statement) not in _KEEP_TABLES
+    kind = kind_of(statement)
+    if kind == "EXPLAIN":  # with ANALYZE it runs what it explains
+        return _explained(statement.query) in _EXPLAINED_CHANGES
+    return kind not in _KEEP_TABLES
 
 
 def changed_rows(statement: Any, result: Any) -> int | None:

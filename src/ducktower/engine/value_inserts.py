@@ -84,14 +84,18 @@ class PlainInsert(NamedTuple):
         if known is None:
             return None
         columns = self.columns if self.columns is not None else tuple(column.name for column in known)
-        if len(columns) != len(self.order) or keeps_types([column.type for column in known]):
+        if len(columns) != len(self.order) or keeps_types([column.type for column in known], table):
             return None
         return target, self.arranged(table).rename_columns(list(columns)).to_reader()
 
 
-def keeps_types(kinds: list[Any]) -> bool:
-    """Whether one of these DuckDB types keeps of which type a value was: an Arrow type must not stand for another."""
-    return any(_TELLS_TYPES.search(str(kind)) for kind in kinds)
+def keeps_types(kinds: list[Any], table: Any) -> bool:
+    """Whether one of these DuckDB types keeps of which type a value was: an Arrow type must not stand for another.
+
+    JSON does for decimals: how many places they have is seen in it.
+    """
+    decimals = any(pa.types.is_decimal(kind) for kind in table.schema.types)
+    return any(_TELLS_TYPES.search(str(kind)) or (decimals and "JSON" in str(kind)) for kind in kinds)
 
 
 def _parsed(sql: str) -> re.Match[str] | None:
@@ -213,7 +217,10 @@ def _integers(values: list[int | None]) -> Any:
 
 def _decimals(values: list[Decimal | None]) -> Any:
     found = [value.as_tuple() for value in values if value is not None]
-    scale = max(-int(value.exponent) for value in found)
+    scales = {-int(value.exponent) for value in found}
+    if len(scales) > 1:
+        return None  # one type would give them all the same number of places, which a column of texts shows
+    scale = scales.pop()
     digits = max(len(value.digits) + int(value.exponent) for value in found) + scale
     if digits > _DECIMAL_DIGITS_MAX or scale > _DECIMAL_DIGITS_MAX:
         return None

@@ -120,6 +120,11 @@ class Write:
     share: Share | None = None
     """Whose it is, of those who have a share of the queue."""
 
+    @property
+    def count(self) -> int:
+        """How many writes it is."""
+        return len(self.parts) or 1
+
     def divided(self) -> list[Write]:
         """Return the parts as writes of their own; their outcomes are the business of whoever divided."""
         start, found = 0, []

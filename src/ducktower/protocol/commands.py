@@ -26,6 +26,7 @@ import pyarrow as pa
 from ..errors import CODES, DucktowerError, InternalError, InvalidArgument
 
 __all__ = [
+    "WRITES_PER_BATCH_MAX",
     "Exchange",
     "Put",
     "Query",
@@ -47,6 +48,8 @@ __all__ = [
 Parameters = list[Any] | dict[str, Any] | None
 
 _PUT_FIELDS = {"table", "schema", "mode", "key"}
+WRITES_PER_BATCH_MAX = 256
+"""Writes that a batch of an open stream may carry whatever the server's limits are: clients send no more."""
 _SEQUENCE_DIGITS_MAX = 19
 _METADATA_BYTES_MAX = 64 * 1024
 _ACK = re.compile(rb'\{"sequence":(\d+)(?:,"last":(\d+))?,"rows":\d+,"commit":(\d+)\}')

@@ -99,6 +99,9 @@ class Outbox:
                         self._writer.write_metadata(message)
             except (pa.ArrowException, OSError):
                 self._broken = True
+            except Exception:  # whatever it is: the stream's thread waits for its end, and this one serves others too
+                log.exception("cannot write an acknowledgement")
+                self._broken = True
             with self._lock:
                 self._owed -= sum(writes for _, writes in messages)
                 self._settled.notify()
@@ -124,11 +127,13 @@ class AckPump:
         self._supervisor.start()
 
     def schedule(self, outbox: Outbox) -> None:
-        """Have a worker drain the outbox."""
+        """Have a worker drain the outbox. After `close` too: streams that end late are owed their answers."""
         with self._lock:
             self._ready.append(outbox)
             if self._idle:
                 self._work.notify()
+            elif self._closed and self._workers < self._workers_max:
+                self._start_worker()  # the others have ended, or are held up and nobody looks after them any more
 
     def close(self) -> None:
         """End the workers once nothing waits."""
@@ -136,11 +141,13 @@ class AckPump:
         with self._lock:
             self._closed = True
             self._work.notify_all()
+            if self._ready and not self._idle and self._workers < self._workers_max:
+                self._start_worker()
         self._supervisor.join()
 
     def _start_worker(self) -> None:
-        self._workers += 1
         threading.Thread(target=self._run, name="ducktower-acks", daemon=True).start()
+        self._workers += 1
 
     def _run(self) -> None:
         while True:

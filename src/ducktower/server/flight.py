@@ -88,7 +88,7 @@ class Listener(flight.FlightServerBase):
 
     def do_put(self, context: Any, descriptor: Any, reader: Any, writer: Any) -> None:
         """Store a stream and answer once it is durable."""
-        with self._call(context, "DoPut") as (caller, visit):
+        with self._call(context, "DoPut") as (admitted, visit), self._plain.idle.watch(admitted) as caller:
             if self._is_sql(descriptor):
                 writer.write(self._sql.put(descriptor, reader, visit, caller))
             else:
@@ -106,7 +106,8 @@ class Listener(flight.FlightServerBase):
 
     def do_action(self, context: Any, action: Any) -> Any:
         """Run an action."""
-        with self._call(context, f"DoAction {action.type}", always=action.type in ALWAYS_ADMITTED) as (caller, visit):
+        always = action.type in ALWAYS_ADMITTED or action.type in self._sql.always_admitted
+        with self._call(context, f"DoAction {action.type}", always=always) as (caller, visit):
             body = action.body.to_pybytes() if action.body is not None else b""
             if self._sql.has_action(action.type):
                 parts = self._sql.act(action.type, body, visit, caller)

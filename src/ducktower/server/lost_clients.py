@@ -1,8 +1,9 @@
 """Closes the sessions of clients that died: what they hold would be in everybody's way until it is idle for too long.
 
 A client that is killed ends no session. Its connection ends, but a session may outlive a connection, so there is
-time to come back. Sessions that hold no cursor (no transaction in use, no temporary tables, no settings) are in
-nobody's way and left alone.
+time to come back. Sessions that hold nothing (no transaction, no temporary tables, no settings, no prepared
+statements) are in nobody's way and left alone; so are those in which something runs, a result that waits to be fetched
+included: that has an end of its own.
 
 Owns which connection a session was last used on, and the thread that looks. Must never touch a session otherwise.
 """
@@ -74,14 +75,14 @@ class LostClients:
 
     def _look(self, seconds: float) -> None:
         with self._lock:
-            holding = [(session, seen) for session, seen in self._seen.items() if session.holds_cursor]
+            holding = [(session, seen) for session, seen in self._seen.items() if session.holds()]
         peers = connected(self._port) if holding and self._port is not None else None
         if peers is None:
             return
         now = time.monotonic()
         for session, seen in holding:
             other = endpoint(seen.peer)
-            if other is None or other in peers:
+            if other is None or other in peers or session.idle_seconds() == 0:
                 seen.gone_since = None
             elif seen.gone_since is None:
                 seen.gone_since = now

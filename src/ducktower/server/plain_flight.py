@@ -29,6 +29,7 @@ from ..errors import (
 )
 from ..protocol import commands
 from .acks import AckPump, Outbox
+from .idle_streams import IdleStreams
 
 __all__ = ["ALWAYS_ADMITTED", "PlainFlight"]
 
@@ -55,6 +56,7 @@ class PlainFlight:
         self._counts = counts
         self._config = config
         self._acks = AckPump(workers_max=config.calls_in_flight_max)
+        self.idle = IdleStreams(config.stream_idle_seconds)
         self._lock = threading.Lock()  # guards _open_streams
         self._open_streams: dict[Outbox, Caller] = {}
         self._actions: dict[str, _Action] = {
@@ -125,13 +127,15 @@ class PlainFlight:
         command = commands.parse_exchange(descriptor.command)
         target = _target(command.put)
         if command.kind == "ingest":
-            writer.write_metadata(_receipt(self._engine.put(target, _native(reader), caller)))
+            with self.idle.watch(caller) as watched:
+                writer.write_metadata(_receipt(self._engine.put(target, _native(reader), watched)))
         else:
             outbox = Outbox(self._acks, writer)
             with self._lock:
                 self._open_streams[outbox] = caller
             try:
-                self._append(target, reader, outbox, caller)
+                with self.idle.watch(caller, lambda why: outbox.tell(commands.rejection(None, why))) as watched:
+                    self._append(target, reader, outbox, watched)
             finally:
                 outbox.close()
                 with self._lock:
@@ -157,14 +161,15 @@ class PlainFlight:
             if not outbox.owe(len(parts) or 1, self._config.stream_writes_in_flight_max):
                 raise Cancelled("the client went away during its stream")
             self._submit(appending, chunk.data, sequence, parts, outbox)
+            caller.heard()
+        caller.taken()
         if not outbox.settle() or caller.gone():
             raise Cancelled("the client went away during its stream")
 
     def _check_parts(self, parts: tuple[int, ...], rows: int) -> None:
-        if len(parts) > self._config.stream_writes_in_flight_max:
-            raise LimitExceeded(
-                f"a batch carries {len(parts)} writes, the limit is {self._config.stream_writes_in_flight_max}"
-            )
+        most = max(commands.WRITES_PER_BATCH_MAX, self._config.stream_writes_in_flight_max)
+        if len(parts) > most:
+            raise LimitExceeded(f"a batch carries {len(parts)} writes, the limit is {most}")
         if parts and sum(parts) != rows:
             raise InvalidArgument(f'"writes" in a batch\'s metadata sum up to {sum(parts)} rows, the batch has {rows}')
 
@@ -258,6 +263,7 @@ class PlainFlight:
             streams = list(self._open_streams)
         for outbox in streams:
             outbox.tell(farewell)
+        self.idle.close()
         self._acks.close()
 
 

@@ -7,14 +7,19 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import errno
 import gc
 import logging
 import socket
+import sys
 import threading
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any
+
+import pyarrow as pa
 
 from ..config import EngineConfig, ServerConfig
 from ..engine import Engine, Principal
@@ -68,9 +73,16 @@ class FlightServer:
     def start(self) -> FlightServer:
         """Open the database and accept calls. Returns itself."""
         self._tls = tls_of(self._config, self._beside(".tls"))
-        self._logins = Logins(self._token_file(), self._config.token_look_seconds, self._end_over)
-        check_address(self._config, asks=self._logins.asks, encrypts=self._tls is not None)
+        self._logins = logins = Logins(self._token_file(), self._config.token_look_seconds, self._end_over)
+        check_address(self._config, asks=logins.asks, encrypts=self._tls is not None)
         keep_freed_memory()
+        with _starting_alone(self._config.host, self._config.port):
+            self._start(logins)
+        # A program that forgets to close must still end, and leave a checkpointed file.
+        atexit.register(self.close)
+        return self
+
+    def _start(self, logins: Logins) -> None:
         _probe_port(self._config.host, self._config.port)
         self._audit = AuditLog(self._config.audit_log) if self._config.audit_log is not None else None
         try:
@@ -79,7 +91,7 @@ class FlightServer:
             self._close_audit()
             raise
         try:
-            self._visits = visits = Visits(self._engine, Authenticator(self._logins), self._config)
+            self._visits = visits = Visits(self._engine, Authenticator(logins), self._config)
             self._plain = PlainFlight(self._engine, self._config, lambda: {"failed_logins": visits.failed_logins.count})
             self._sql = FlightSql(self._engine, self._config)
             location = f"{self._scheme}://{_bracketed(self._config.host)}:{self._config.port}"
@@ -95,16 +107,14 @@ class FlightServer:
                 self._plain.close()
             self._close_audit()
             self._engine.close(0)
-            self._engine = None
-            if isinstance(error, OSError):
+            self._engine = self._visits = self._sql = self._plain = None
+            # pyarrow has no class of its own for what gRPC could not listen on.
+            if isinstance(error, (OSError, pa.ArrowException)):
                 raise Unavailable(f"cannot listen on {self._config.host}:{self._config.port}") from error
             raise
         self._port = int(self._listener.port)
         self._visits.lost_clients.listening_on(self._port)
-        self._logins.start()
-        # A program that forgets to close must still end, and leave a checkpointed file.
-        atexit.register(self.close)
-        return self
+        logins.start()
 
     @property
     def port(self) -> int:
@@ -260,6 +270,25 @@ def serve(database: str = ":memory:", *, host: str = "127.0.0.1", port: int = 0,
 
 def _bracketed(host: str) -> str:
     return f"[{host}]" if ":" in host else host
+
+
+@contextlib.contextmanager
+def _starting_alone(host: str, port: int) -> Iterator[None]:
+    """Let one server at a time begin to listen on a port, whichever process it is in; refuse the others.
+
+    The probe does not see who does not listen yet, and pyarrow never lets go of what a listener was given that gRPC
+    could not start. The kernel lets one alone bind an abstract socket, and forgets it with its process.
+    """
+    with contextlib.ExitStack() as stack:
+        if port and sys.platform == "linux":
+            mark = stack.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM))
+            try:
+                mark.bind(f"\0ducktower starts on {host}:{port}")
+            except OSError as error:
+                if error.errno == errno.EADDRINUSE:
+                    raise Unavailable(f"port {port} on {host} is in use: another server starts on it") from error
+                log.info("cannot see whether another server starts on port %d: %s", port, error)
+        yield
 
 
 def _probe_port(host: str, port: int) -> None:

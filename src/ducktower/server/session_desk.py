@@ -6,10 +6,13 @@ come back, so that they end when they hold nothing; and which one makes room for
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable
+from functools import partial
+from queue import SimpleQueue
 from weakref import WeakValueDictionary
 
 from ..config import ServerConfig
@@ -18,6 +21,8 @@ from ..errors import Overloaded, Unauthenticated
 from .tokens import Token
 
 __all__ = ["SessionDesk"]
+
+log = logging.getLogger(__name__)
 
 _REMEMBERED_MAX = 16_384
 """Ids of sessions that are remembered, of each kind; closed ones for `session_idle_seconds` at most, after which
@@ -37,6 +42,11 @@ class SessionDesk:
         self._unclaimed: set[str] = set()  # ids of sessions whose token nobody has shown yet
         self._begun: WeakValueDictionary[str, Session] = WeakValueDictionary()
         self._spared: OrderedDict[str, None] = OrderedDict()  # ids of sessions that made room; they may begin again
+        # A result is released by any thread at any moment, one that collects garbage included, which may hold any lock:
+        # so what is to be done then is put here, and done by a thread of its own. None ends it.
+        self._quiet: SimpleQueue[Session | None] = SimpleQueue()
+        self._thread = threading.Thread(target=self._see_out, name="ducktower-desk", daemon=True)
+        self._thread.start()
 
     def find(self, session_id: str, principal: Principal) -> Session | None:
         """Return the session of that id when it has begun, is not over, and is this principal's."""
@@ -69,12 +79,33 @@ class SessionDesk:
         return session
 
     def left(self, session: Session) -> None:
-        """End a session that holds nothing when its client may never show its token: a call has left it."""
+        """End a session that holds nothing when its client may never show its token: a call has left it.
+
+        One whose result is still to be read ends when that is over.
+        """
         with self._lock:
-            if session.id not in self._unclaimed or session.has_state():
+            if session.id not in self._unclaimed or session.holds():
                 return
-            self._unclaimed.discard(session.id)
-        self._sessions.close(session.id)
+            running = session.has_state()
+            if not running:
+                self._unclaimed.discard(session.id)
+        if running:
+            session.when_quiet(partial(self._quiet.put, session))
+        else:
+            self._sessions.close(session.id)
+
+    def stop(self) -> None:
+        """End the thread."""
+        self._quiet.put(None)
+        self._thread.join()
+
+    def _see_out(self) -> None:
+        while (session := self._quiet.get()) is not None:
+            try:
+                self.left(session)
+            except Exception:
+                log.exception("cannot end a session that was left")
+            del session
 
     def close(self, session_id: str) -> bool:
         """End a session for good: its token is refused from now on. False when there was none."""

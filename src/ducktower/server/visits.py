@@ -175,9 +175,10 @@ class Visits(flight.ServerMiddlewareFactory):
         return self._here.pop(threading.get_ident())
 
     def stop(self) -> None:
-        """End the thread that looks for lost clients, and refusals that wait."""
+        """End the threads that end sessions, and refusals that wait."""
         self.failed_logins.close()
         self.lost_clients.close()
+        self.desk.stop()
 
     def _visit(self, authorization: str | None, cookie: str | None) -> Visit:
         scheme, _, credentials = (authorization or "").partition(" ")

@@ -23,7 +23,7 @@ from ..visits import Visit
 from .asking import Ask
 from .metadata import Metadata
 from .results import Results
-from .session_actions import SessionActions
+from .session_actions import ALWAYS_ADMITTED, SessionActions
 from .statements import Statements
 
 __all__ = ["FlightSql"]
@@ -56,9 +56,12 @@ class FlightSql:
     claims = staticmethod(is_packed)
     """Whether a command or ticket is one of Flight SQL."""
 
+    always_admitted = ALWAYS_ADMITTED
+
     def __init__(self, engine: Engine, config: ServerConfig) -> None:
         self._config = config
         self.results = Results(config)
+        engine.when_reads_wait(self.results.give_way)
         statements = Statements(engine.config, self.results)
         metadata = Metadata(engine, engine.config.batch_bytes_max)
         self._commands = {

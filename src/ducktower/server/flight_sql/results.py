@@ -1,7 +1,7 @@
 """Results that wait to be fetched: GetFlightInfo runs a query, DoGet takes what it made, once.
 
-Owns the waiting readers, their number, size and time, and the thread that drops those which nobody fetches, so
-that none holds a cursor for ever. Must never run anything.
+Owns the waiting readers, their number, size and time, which of them gives way to a read that waits for a place, and the
+thread that drops those which nobody fetches, so that none holds a cursor for ever. Must never run anything.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import logging
 import secrets
 import threading
 import time
+from collections import OrderedDict
 from dataclasses import dataclass
 from typing import Any
 from weakref import WeakValueDictionary
@@ -24,6 +25,8 @@ __all__ = ["Listening", "Results"]
 log = logging.getLogger(__name__)
 
 _HANDLE_BYTES = 16
+_REMEMBERED_MAX = 1_024
+"""Handles of results that gave way, so that their tickets say so."""
 
 
 class Listening:
@@ -34,7 +37,7 @@ class Listening:
 
     def __init__(self, caller: Caller) -> None:
         self.peer = caller.peer
-        self._principal = caller.principal
+        self.principal = caller.principal
         self._trail = caller.trail
         self._lock = threading.Lock()  # guards everything below, also while the caller is asked
         self._caller: Caller | None = caller
@@ -63,17 +66,17 @@ class Listening:
 
     def caller(self) -> Caller:
         """Return the caller that the engine is given."""
-        return Caller(self.peer, self.gone, self.hang_up, self._principal, self._trail)
+        return Caller(self.peer, self.gone, self.hang_up, self.principal, self._trail)
 
 
 @dataclass(slots=True)
 class _Waiting:
     reader: Any
     listening: Listening
-    principal: Principal
     session_id: str
     nbytes: int
-    deadline: float
+    holds_place: bool
+    since: float
 
 
 class Results:
@@ -81,12 +84,14 @@ class Results:
 
     def __init__(self, config: ServerConfig) -> None:
         self._seconds = config.results_waiting_seconds
+        self._spared_seconds = config.results_spared_seconds
         self._max = config.results_waiting_max
         self._bytes_max = config.results_waiting_bytes_max
         # Guarded by _lock: everything below. The dropping thread waits on _changed. Readers are closed outside it.
         self._lock = threading.Lock()
         self._changed = threading.Condition(self._lock)
-        self._waiting: dict[bytes, _Waiting] = {}  # in the order of their deadlines
+        self._waiting: dict[bytes, _Waiting] = {}  # the oldest first
+        self._gave_way: OrderedDict[bytes, Principal] = OrderedDict()  # handles, and whose they were
         self._nbytes = 0
         self._listening: WeakValueDictionary[bytes, Listening] = WeakValueDictionary()
         self._closed = False
@@ -100,10 +105,13 @@ class Results:
         if self._nbytes >= self._bytes_max:
             raise Overloaded(f"results of {self._nbytes} bytes wait to be fetched already")
 
-    def hold(self, reader: Any, listening: Listening, principal: Principal, session_id: str, nbytes: int) -> bytes:
+    def hold(
+        self, reader: Any, listening: Listening, session_id: str, nbytes: int, *, holds_place: bool = False
+    ) -> bytes:
         """Keep a reader until it is taken, for `results_waiting_seconds` at most; return its handle.
 
-        `nbytes` is what it holds in memory. Raises Unavailable when the server stops.
+        `nbytes` is what it holds in memory. One that holds a place for reads may have to give way to them. Raises
+        Unavailable when the server stops.
         """
         handle = secrets.token_bytes(_HANDLE_BYTES)
         listening.move(None)
@@ -111,8 +119,7 @@ class Results:
             if self._closed:
                 raise Unavailable("the server is stopping")
             first = not self._waiting
-            deadline = time.monotonic() + self._seconds
-            self._waiting[handle] = _Waiting(reader, listening, principal, session_id, nbytes, deadline)
+            self._waiting[handle] = _Waiting(reader, listening, session_id, nbytes, holds_place, time.monotonic())
             self._nbytes += nbytes
             self._listening[handle] = listening
             if first:
@@ -123,7 +130,12 @@ class Results:
         """Return the reader of that handle; only once. Raises InvalidArgument when it is not waiting."""
         with self._lock:
             waiting = self._waiting.get(handle)
-            if waiting is None or waiting.principal != principal:
+            if self._gave_way.get(handle) == principal:
+                raise Overloaded(
+                    f"the result was not fetched within {self._spared_seconds:g} seconds and gave way, because all "
+                    "places for reads were taken; run the query again"
+                )
+            if waiting is None or waiting.listening.principal != principal:
                 raise InvalidArgument(
                     f"the ticket was used already, was never given, or waited for more than {self._seconds:g} seconds"
                 )
@@ -132,19 +144,34 @@ class Results:
         return waiting.reader
 
     def cancel(self, handle: bytes, principal: Principal) -> bool:
-        """End the result of that handle, whether it waits or is being fetched; False when it is over."""
+        """End the result of that handle, whether it waits or is being fetched.
+
+        False when it is over, or another caller's.
+        """
         with self._lock:
-            waiting = self._waiting.get(handle)
-            if waiting is not None:
-                if waiting.principal != principal:
-                    return False
-                self._pop(handle)
-            listening = self._listening.pop(handle, None)
-        if listening is not None:
-            listening.cancel()
+            listening = self._listening.get(handle)
+            if listening is None or listening.principal != principal:
+                return False
+            del self._listening[handle]
+            waiting = self._pop(handle) if handle in self._waiting else None
+        listening.cancel()
         if waiting is not None:
             _close(waiting)
-        return listening is not None
+        return True
+
+    def give_way(self) -> None:
+        """Drop the oldest result that holds a place for reads and was spared long enough, if there is one."""
+        now = time.monotonic()
+        with self._lock:
+            found = next((handle for handle, waiting in self._waiting.items() if waiting.holds_place), None)
+            if found is None or now - self._waiting[found].since < self._spared_seconds:
+                return
+            waiting = self._pop(found)
+            self._gave_way[found] = waiting.listening.principal
+            if len(self._gave_way) > _REMEMBERED_MAX:
+                self._gave_way.popitem(last=False)
+        log.info("a result of %s was not fetched and gave way to a read", waiting.listening.peer)
+        _close(waiting)
 
     def drop_session(self, session_id: str) -> None:
         """Let go of what waits for a session that ends."""
@@ -179,11 +206,11 @@ class Results:
                 if self._closed:
                     return
                 now = time.monotonic()
-                late = [handle for handle, waiting in self._waiting.items() if waiting.deadline <= now]
+                late = [handle for handle, waiting in self._waiting.items() if now - waiting.since >= self._seconds]
                 dropped = [self._pop(handle) for handle in late]
                 if not dropped:
                     first = next(iter(self._waiting.values()), None)
-                    self._changed.wait(None if first is None else first.deadline - now)
+                    self._changed.wait(None if first is None else first.since + self._seconds - now)
             for waiting in dropped:
                 log.info("a result of %s was not fetched within %g seconds", waiting.listening.peer, self._seconds)
                 _close(waiting)

@@ -16,7 +16,10 @@ from ...protocol.status import Unimplemented
 from .asking import Ask, handle_of, session_for
 from .results import Results
 
-__all__ = ["SessionActions"]
+__all__ = ["ALWAYS_ADMITTED", "SessionActions"]
+
+ALWAYS_ADMITTED = frozenset({"CancelFlightInfo", "CancelQuery"})
+"""Actions that make room: they are needed most when everything is taken."""
 
 _End = m.ActionEndTransactionRequest
 

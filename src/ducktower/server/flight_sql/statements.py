@@ -12,7 +12,7 @@ from typing import Any
 import pyarrow as pa
 
 from ...config import EngineConfig
-from ...engine import Caller, Ingest, Session
+from ...engine import Caller, Ingest, Session, charged_bytes
 from ...errors import Cancelled, InvalidArgument, LimitExceeded
 from ...protocol.flight_sql import messages as m
 from ...protocol.flight_sql import pack
@@ -60,6 +60,7 @@ class Statements:
     def update(self, ask: Ask[m.CommandStatementUpdate]) -> bytes:
         """DoPut without rows: run SQL that writes."""
         message = ask.message
+        ask.caller.taken()  # no rows are expected
         with session_for(ask.visit, message.transaction_id) as (session, transaction_id):
             return _counted(session.update(message.query, None, transaction_id, ask.caller))
 
@@ -158,7 +159,7 @@ class Statements:
         try:
             if ask.caller.gone():
                 raise Cancelled("the client went away before its result was there")
-            handle = self._results.hold(ran.reader, listening, ask.visit.principal, session.id, ran.nbytes)
+            handle = self._results.hold(ran.reader, listening, session.id, ran.nbytes, holds_place=ran.holds_place)
         except BaseException:
             ran.reader.close()
             raise
@@ -169,14 +170,17 @@ class Statements:
         try:
             schema = ask.reader.schema
         except (pa.ArrowException, OSError):
+            ask.caller.taken()
             return None  # a DoPut without any Arrow message
         batches: list[pa.RecordBatch] = []
         nbytes = 0
         for batch in _translated(ask):
-            nbytes += batch.nbytes
+            ask.caller.heard()
+            nbytes += charged_bytes(batch)
             if nbytes > self._config.bound_bytes_max:
                 raise LimitExceeded(f"the parameters have more than {self._config.bound_bytes_max} bytes")
             batches.append(batch)
+        ask.caller.taken()
         if ask.caller.gone():
             raise Cancelled("the client went away while it sent parameters")
         return pa.Table.from_batches(batches, schema=schema) if len(schema) else None
