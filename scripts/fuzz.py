@@ -51,6 +51,7 @@ def main() -> None:
             "-timeout=10",
             "-rss_limit_mb=2048",
             "-verbosity=1",
+            f"-artifact_prefix={corpus.parent}/",
             str(corpus),
         ],
         one,

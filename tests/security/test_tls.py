@@ -14,6 +14,7 @@ from adbc_driver_flightsql import DatabaseOptions
 
 import cli_support as cli
 import ducktower
+from ducktower.server.token_file import TokenFile
 from support.certificates import Authority
 from support.waiting import until
 
@@ -203,7 +204,7 @@ class TestTheAddress:
             ducktower.serve(database, host="0.0.0.0")
         with pytest.raises(ducktower.Forbidden, match=r"needs tokens .*--insecure"):
             ducktower.serve(database, host="0.0.0.0", tls="auto")
-        cli.run("token", "create", "ada", "--role", "owner", "--database", database)
+        TokenFile(f"{database}.tokens").create("ada", "owner")
         with pytest.raises(ducktower.Forbidden, match=r"needs TLS .*--insecure"):
             ducktower.serve(database, host="0.0.0.0")
         with ducktower.serve(database, host="0.0.0.0", tls="auto") as server:
