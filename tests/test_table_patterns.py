@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 import ducktower
 from ducktower.engine import Caller, Engine, Ingest, Principal, Target
+from ducktower.engine.sight import sees
 from support.engines import batches, opened, rows
 
 READER = Principal("rita", "reader", ("sales_*", "shop.*"))
@@ -362,6 +363,28 @@ def test_a_prepared_statement_is_looked_at_each_time(engine: Engine) -> None:
     engine.execute("CREATE OR REPLACE VIEW sales_w AS SELECT i FROM hidden")
     with pytest.raises(ducktower.Forbidden):
         prepared.query()
+
+
+def test_what_patterns_mean() -> None:
+    """Shells' wildcards, without regard to case; no dot is the schema main; what is no pattern is refused."""
+    assert [
+        sees(READER, *name) for name in (("main", "sales_a"), ("MAIN", "SALES_A"), ("shop", "x"), ("Shop", "a.b"))
+    ] == [True] * 4
+    assert not any(sees(READER, *name) for name in (("back", "sales_a"), ("main", "shop"), ("main", "my_sales_a")))
+    assert sees(Principal("x", "reader"), "any", "thing")
+    assert Principal("x", "reader", "sales_*").tables == ("sales_*",)  # type: ignore[arg-type]
+    one_of = Principal("x", "reader", ("t[0-9]", "a?c", "*.log", "main.x y"))
+    assert sees(one_of, "main", "t1")
+    assert sees(one_of, "s", "log")
+    assert sees(one_of, "main", "abc")
+    assert sees(one_of, "main", "x y")
+    assert not sees(one_of, "main", "t10")
+    assert not sees(one_of, "main", "log\nx")
+    for wrong in (("",), ("a", "")):
+        with pytest.raises(ducktower.InvalidArgument):
+            Principal("x", "reader", wrong)
+    with pytest.raises(ducktower.InvalidArgument, match="role"):
+        Principal("x", "admin")  # type: ignore[arg-type]
 
 
 def test_an_owner_can_be_limited_too(engine: Engine) -> None:

@@ -31,6 +31,8 @@ class Principal:
     def __post_init__(self) -> None:
         if self.role not in ROLES:
             raise InvalidArgument(f"role {self.role!r} is none of {', '.join(ROLES)}")
+        # One text is one pattern, not as many as it has characters; a list would have no hash.
+        object.__setattr__(self, "tables", (self.tables,) if isinstance(self.tables, str) else tuple(self.tables))
         if not all(self.tables):
             raise InvalidArgument("a pattern of tables needs at least one character")
 

@@ -107,7 +107,7 @@ def translate(error: BaseException, call: Call | None = None) -> DucktowerError:
         return LimitExceeded("a value is nested too deeply")
     if isinstance(error, MemoryError):
         return LimitExceeded("the server ran out of memory for this call")
-    return InternalError(f"{type(error).__name__}: {text}")
+    return InternalError(f"{type(error).__name__}: {without_paths(text)}")
 
 
 def translate_text(raw: str, call: Call | None = None) -> DucktowerError:
