@@ -430,6 +430,34 @@ class TestTheEnd:
             otto.query("SELECT 1")
         assert 1 not in boss.query("SELECT n FROM t")["n"].to_pylist()
 
+    def test_a_client_that_does_not_listen_loses_its_connection(
+        self, closed: ducktower.FlightServer, tokens: TokenFile, as_: Connect, owner: str
+    ) -> None:
+        """An idle stream and half an upload end too; of the upload nothing is stored."""
+        boss = as_(owner)
+        boss.execute("CREATE TABLE t (n BIGINT)")
+        token = tokens.create("otto", "writer")[1]
+        until(lambda: _known(closed.url, token), "the new token")
+        batch = pa.record_batch({"n": [1]})
+        options = flight.FlightCallOptions(headers=[(b"authorization", f"Bearer {token}".encode())])
+        with flight.connect(closed.url) as raw:
+            command = flight.FlightDescriptor.for_command(b'{"append": {"table": "t"}}')
+            writer, reader = raw.do_exchange(command, options)
+            writer.begin(batch.schema)
+            writer.write_batch(batch)
+            reader.read_chunk()
+            upload, _ = raw.do_put(flight.FlightDescriptor.for_path("t"), batch.schema, options)
+            upload.write_batch(batch)
+            tokens.revoke("otto")
+            farewell = json.loads(reader.read_chunk().app_metadata.to_pybytes())
+            assert farewell["error"]["code"] == "UNAUTHENTICATED"
+            with pytest.raises((flight.FlightError, pa.ArrowException)):
+                reader.read_chunk()
+            for one in (writer, upload):
+                with pytest.raises((flight.FlightError, pa.ArrowException, OSError)):
+                    one.close()
+        assert boss.query("SELECT count(*) AS n FROM t")["n"].to_pylist() == [1]
+
     def test_others_go_on(
         self, closed: ducktower.FlightServer, tokens: TokenFile, grant: Grant, as_: Connect, owner: str
     ) -> None:
