@@ -171,7 +171,7 @@ class _Walk:
             self._visit(rest.pop("left"), scope)
             scope |= {str(rest["cte_name"]).lower()}
         elif kind == "INSERT_QUERY_NODE":
-            self.table([node["catalog"], node["schema"], node["table"]], self._schema)
+            self.table(_path(node, "catalog", "schema", "table"), self._schema)
         elif kind in _CHANGES:
             self._visit(rest.pop("table"), frozenset())  # a CTE is never what is changed
         elif kind not in _SELECTS:
@@ -181,7 +181,7 @@ class _Walk:
     def _source(self, source: dict[str, Any], scope: frozenset[str]) -> None:
         kind = source["type"]
         if kind == "BASE_TABLE":
-            path = [source["catalog_name"], source["schema_name"], source["table_name"]]
+            path = _path(source, "catalog_name", "schema_name", "table_name")
             if any(path[:2]) or path[2].lower() not in scope:
                 self.table(path, self._schema)
         elif kind == "TABLE_FUNCTION":
@@ -201,7 +201,7 @@ class _Walk:
     def _expression(self, expression: dict[str, Any], scope: frozenset[str]) -> None:
         kind = expression["class"]
         if kind in ("FUNCTION", "WINDOW"):
-            name = expression["function_name"].lower()
+            name = _path(expression, "catalog", "schema", "function_name")[2].lower()
             if name not in self._functions and name not in _WINDOW_FUNCTIONS:
                 raise self._unknown(name)
         elif kind not in _EXPRESSIONS:
@@ -244,6 +244,14 @@ class _Walk:
     @staticmethod
     def _unknown(what: str) -> Forbidden:
         return Forbidden(f"this token is limited to some tables: it may not use {what}")
+
+
+def _path(node: dict[str, Any], *keys: str) -> list[str]:
+    """Return a name in its parts; the tree has it twice, and both must say the same."""
+    path = [str(node[key]) for key in keys]
+    if node["qualified_name"]["path"] != [part for part in path if part]:
+        raise Forbidden("this token is limited to some tables: what this statement touches cannot be told")
+    return path
 
 
 def _label(path: list[str]) -> str:
