@@ -401,6 +401,20 @@ def test_what_patterns_mean() -> None:
         Principal("x", "admin")  # type: ignore[arg-type]
 
 
+def test_a_macro_with_the_name_of_a_function_is_no_way_around(engine: Engine) -> None:
+    """Whatever schema it is in, and from the moment on in which it is there."""
+    engine.read("SELECT sum(i), upper('x') FROM sales_a, range(3)", None, called(READER)).read_all()
+    engine.execute(
+        "CREATE MACRO shop.upper(x) AS (SELECT max(v) FROM hidden); CREATE MACRO sum(x) AS (SELECT max(v) FROM hidden);"
+        "CREATE MACRO range(x) AS TABLE FROM hidden; CREATE MACRO row_number() AS (SELECT max(v) FROM hidden)"
+    )
+    for sql in ("SELECT sum(1)", "SELECT shop.upper(1)", "SELECT upper('x')", "FROM range(1)", "SELECT row_number()"):
+        with pytest.raises(ducktower.Forbidden):
+            engine.read(sql, None, called(READER))
+    engine.execute("DROP MACRO sum; DROP MACRO TABLE range")
+    assert engine.read("SELECT sum(i) FROM sales_a, range(1)", None, called(READER)).read_all().num_rows == 1
+
+
 def test_an_owner_can_be_limited_too(engine: Engine) -> None:
     """A pattern holds for whoever has one: then nothing is made or dropped."""
     owner = Principal("olga", "owner", ("sales_*",))

@@ -438,6 +438,7 @@ class Engine:
     def _tables_changed(self) -> None:
         """Forget what is known of tables: one was made, dropped or altered, and that was committed."""
         self._committer.forget_plans()
+        self._guard.forget()
         self._known_tables.forget()
 
     def _put_small(self, target: Target, schema: Any, batches: list[Any], nbytes: int, caller: Caller) -> Receipt:

@@ -115,6 +115,10 @@ class Guard:
         if principal.limited:
             self._sight.check_table(cursor, self._catalog, target.schema, target.table, principal)
 
+    def forget(self) -> None:
+        """Say that tables or macros were made, dropped or altered."""
+        self._sight.forget()
+
     @staticmethod
     def admit_rows(principal: Principal, schema: str, table: str, mode: Mode) -> None:
         """Raise Forbidden when the principal may not store rows there, in that mode."""

@@ -45,6 +45,8 @@ SELECT DISTINCT function_name FROM duckdb_functions() WHERE internal AND schema_
     AND function_type IN ('scalar', 'aggregate', 'macro') AND NOT starts_with(function_name, '__internal')
 """
 
+_MACROS = "SELECT DISTINCT function_name FROM duckdb_functions() WHERE NOT internal"
+
 _TABLE = """
 SELECT NULL FROM duckdb_tables() WHERE database_name = $catalog AND lower(schema_name) = $schema
     AND lower(table_name) = $table AND NOT temporary
@@ -100,7 +102,15 @@ class Sight:
     """Safe from any thread; each call uses the cursor that it is given."""
 
     def __init__(self) -> None:
-        self._functions: frozenset[str] | None = None  # the same for ever; found out by whoever asks first
+        # Found out by whoever asks first, and set as one object: the functions that are allowed, until somebody makes a
+        # macro that may have the name of one of them.
+        self._functions: frozenset[str] | None = None
+        self._version = 0
+
+    def forget(self) -> None:
+        """Say that tables or macros were made, dropped or altered."""
+        self._version += 1
+        self._functions = None
 
     def check(self, cursor: Any, catalog: str, statement: Any, principal: Principal) -> None:
         """Raise Forbidden unless it is proved that the statement touches what the principal may use alone."""
@@ -121,10 +131,14 @@ class Sight:
         self._walk(cursor, catalog, principal).table(["", schema, table], "main")
 
     def _walk(self, cursor: Any, catalog: str, principal: Principal) -> _Walk:
-        if self._functions is None:
+        functions, version = self._functions, self._version
+        if functions is None:
             names = {str(name).lower() for (name,) in cursor.execute(_FUNCTIONS).fetchall()}
-            self._functions = frozenset(names - _NO_FUNCTIONS)
-        return _Walk(cursor, catalog, principal, self._functions)
+            macros = {str(name).lower() for (name,) in cursor.execute(_MACROS).fetchall()}
+            functions = frozenset((names | _WINDOW_FUNCTIONS | _TABLE_FUNCTIONS) - _NO_FUNCTIONS - macros)
+            if version == self._version:
+                self._functions = functions
+        return _Walk(cursor, catalog, principal, functions)
 
 
 class _Walk:
@@ -186,7 +200,8 @@ class _Walk:
                 self.table(path, self._schema)
         elif kind == "TABLE_FUNCTION":
             function = source["function"]
-            if function.get("class") != "FUNCTION" or function["function_name"].lower() not in _TABLE_FUNCTIONS:
+            name = str(function.get("function_name", "")).lower()
+            if function.get("class") != "FUNCTION" or name not in _TABLE_FUNCTIONS & self._functions:
                 raise self._unknown(function.get("function_name", "this function"))
             self._visit([value for key, value in source.items() if key != "function"], scope)
             self._visit(list(function.values()), scope)
@@ -202,7 +217,7 @@ class _Walk:
         kind = expression["class"]
         if kind in ("FUNCTION", "WINDOW"):
             name = _path(expression, "catalog", "schema", "function_name")[2].lower()
-            if name not in self._functions and name not in _WINDOW_FUNCTIONS:
+            if name not in self._functions:
                 raise self._unknown(name)
         elif kind not in _EXPRESSIONS:
             raise self._unknown(kind)
