@@ -86,7 +86,8 @@ def run() -> NoReturn:
     """Run the command of this process, and end it."""
     status = main()
     if status:
-        # A thread of Arrow's may be reading a file ahead through Python: when Python ends meanwhile, the process aborts.
+        # A thread of Arrow's may be reading a file ahead through Python: when Python ends meanwhile, the process
+        # aborts.
         leave(status)
     sys.exit(0)
 
