@@ -79,7 +79,7 @@ class EngineConfig(_Checked):
     conflict_retry_seconds: float = 30.0
     """How long a statement that met a conflict is tried again before CONFLICT."""
     watch_interval_seconds: float = 0.02
-    """How often running calls are looked at for their deadline and for a client that left."""
+    """How often running calls are looked at for their deadline, and some of them in turn for a client that left."""
     batch_bytes_max: int = 3 * MIB
     """Largest record batch of a result, in Arrow bytes: some clients refuse messages over 4 MiB."""
     returned_bytes_max: int = 64 * MIB

@@ -1,5 +1,5 @@
 """The commands. Owns flags, environment variables, terminal and exit statuses; decides nothing about data."""
 
-from .app import main
+from .app import main, run
 
-__all__ = ["main"]
+__all__ = ["main", "run"]

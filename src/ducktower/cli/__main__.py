@@ -1,7 +1,5 @@
 """`python -m ducktower.cli`: the same as the `ducktower` command."""
 
-import sys
+from .app import run
 
-from .app import main
-
-sys.exit(main())
+run()

@@ -11,7 +11,7 @@ import sys
 import traceback
 from collections.abc import Sequence
 from importlib.metadata import version
-from typing import Annotated, Any
+from typing import Annotated, Any, NoReturn
 
 import typer
 import typer.core
@@ -20,7 +20,7 @@ from ..errors import DucktowerError, InternalError
 from . import demo, ingest, query, serve, status, token, write_read
 from .terminal import error_line, leave, one_line
 
-__all__ = ["app", "main"]
+__all__ = ["app", "main", "run"]
 
 EXIT_FAILED = 1
 EXIT_USAGE = 2
@@ -80,6 +80,16 @@ def _root(
     ] = False,
 ) -> None:
     """Read the options that stand before the command."""
+
+
+def run() -> NoReturn:
+    """Run the command of this process, and end it."""
+    status = main()
+    if status:
+        # A thread of Arrow's may be reading a file ahead through Python: when Python ends meanwhile, the process
+        # aborts.
+        leave(status)
+    sys.exit(0)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
