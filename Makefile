@@ -8,13 +8,18 @@ DEMO   ?= --seconds 10
 # Processes that share the tests: 0 runs them in this one, for a debugger.
 JOBS   ?= 2
 
-.PHONY: help demo test lint format bench proto lock record clean
+ATHERIS := 3.0.0
+# Inputs that `make fuzz` tries.
+RUNS   ?= 1000000
+
+.PHONY: help demo test lint format bench fuzz proto lock record clean
 
 help:
 	@echo "make demo    run the main job: one DuckDB, two writers, one reader"
 	@echo "make test    run the tests"
 	@echo "make lint    ruff, mypy and the import contract"
 	@echo "make bench   measure, print the table, write JSON"
+	@echo "make fuzz    try a million inputs on whatever reads a client's bytes (Linux)"
 	@echo "make record  record the terminal demo again"
 	@echo "make proto   compile Flight SQL's messages again"
 	@echo "make lock    choose the versions again and write requirements.lock"
@@ -46,6 +51,10 @@ format: $(VENV)/.ready
 bench: $(VENV)/.ready
 	@$(BIN)/python -m benchmarks $(BENCH)
 
+fuzz: $(VENV)/.ready
+	@$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps "atheris==$(ATHERIS)"
+	@FUZZ_RUNS=$(RUNS) $(BIN)/python scripts/fuzz.py .fuzz/corpus
+
 proto: $(VENV)/.ready
 	@$(BIN)/python scripts/flight_sql_messages.py
 
@@ -59,4 +68,4 @@ lock:
 		--all-extras --group dev pyproject.toml -o requirements.lock
 
 clean:
-	rm -rf $(VENV) dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .fuzz

@@ -22,7 +22,15 @@ This page is made from the commands by `scripts/commands_reference.py`.
 
 def reference() -> str:
     commands = typer.main.get_command(app).commands  # type: ignore[attr-defined]
-    return "\n".join([HEAD, *(section(name, command) for name, command in commands.items())])
+    return "\n".join([HEAD, *(section(*one) for one in flattened(commands))])
+
+
+def flattened(commands: dict[str, Any]) -> list[tuple[str, Any]]:
+    found: list[tuple[str, Any]] = []
+    for name, command in commands.items():
+        below = getattr(command, "commands", None)
+        found += [(name, command)] if below is None else [(f"{name} {of}", one) for of, one in below.items()]
+    return found
 
 
 def section(name: str, command: Any) -> str:

@@ -16,7 +16,7 @@ from support.servers import ServerProcess, running
 @pytest.fixture(autouse=True)
 def _no_settings_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
     """Take the settings of the person who runs the tests out of the environment."""
-    for name in ("DUCKTOWER_URL", "DUCKTOWER_TOKEN", "DUCKTOWER_TLS_CA"):
+    for name in ("DUCKTOWER_URL", "DUCKTOWER_TOKEN", "DUCKTOWER_TLS_CA", "DUCKTOWER_TLS_FINGERPRINT"):
         monkeypatch.delenv(name, raising=False)
 
 

@@ -142,9 +142,11 @@ class TestUsage:
 
     def test_every_option_has_an_environment_variable(self) -> None:
         """Each option names a variable of its own that starts with DUCKTOWER_."""
-        commands = typer.main.get_command(app).commands  # type: ignore[attr-defined]
-        assert set(commands) == {"serve", "write", "read", "demo", "query", "ingest", "tables", "health"}
-        shared = {"url", "token", "tls_ca", "table"}
+        commands = dict(typer.main.get_command(app).commands)  # type: ignore[attr-defined]
+        assert set(commands) == {"serve", "write", "read", "demo", "query", "ingest", "tables", "health", "token"}
+        commands |= {f"token {name}": command for name, command in commands.pop("token").commands.items()}
+        shared = {"url", "token", "tls_ca", "tls_fingerprint", "tls_client_cert", "tls_client_key", "table"}
+        shared |= {"token_file", "database"}  # of one server, to its commands
         seen: dict[str, str] = {}
         for name, command in commands.items():
             for option in cli.options_of(command):
@@ -165,7 +167,7 @@ class TestUsage:
         """A flag's name is that of the setting behind it."""
         commands = typer.main.get_command(app).commands  # type: ignore[attr-defined]
         settings = {one.name for config in (EngineConfig, ServerConfig) for one in fields(config)}
-        own = {"log_level", "query_timeout", "upload_timeout"}
+        own = {"log_level", "query_timeout", "upload_timeout", "allow_path", "allow_extension"}
         assert {option.name for option in commands["serve"].params} - own - {"help"} <= settings
 
     def test_the_reference_is_up_to_date(self) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 import ducktower
-from ducktower.engine import Engine, Session
+from ducktower.engine import Engine, Principal, Session
 from support.engines import opened, rows
 from support.threads import together
 from support.waiting import until
@@ -33,13 +33,13 @@ def engine(database: Path) -> Iterator[Engine]:
 @pytest.fixture
 def session(engine: Engine) -> Session:
     """Open a session."""
-    return engine.sessions.open("somebody")
+    return engine.sessions.open(Principal("somebody"))
 
 
 @pytest.fixture
 def other(engine: Engine) -> Session:
     """Open another session."""
-    return engine.sessions.open("another")
+    return engine.sessions.open(Principal("another"))
 
 
 def count(session: Session) -> int:
@@ -692,7 +692,7 @@ class TestRegistry:
     def test_found_by_id(self, engine: Engine, session: Session) -> None:
         """An id finds its session until that is closed; closing twice is harmless."""
         assert engine.sessions.find(session.id) is session
-        assert engine.sessions.open("somebody", session_id=session.id) is session
+        assert engine.sessions.open(Principal("somebody"), session_id=session.id) is session
         assert engine.sessions.find("unknown") is None
         assert engine.sessions.close(session.id) is True
         assert engine.sessions.close(session.id) is False

@@ -36,6 +36,12 @@ class EngineConfig(_Checked):
     """Path of the DuckDB file, created when missing, or `:memory:`."""
     external_access: bool = False
     """Whether SQL may reach files, the network and extensions of the server's machine."""
+    allow_paths: tuple[str, ...] = ()
+    """Directories whose files SQL may read, and owners write; nothing else outside the database opens by it."""
+    allow_extensions: tuple[str, ...] = ()
+    """Extensions of DuckDB to load at the start, which must be installed; no others are, and none later."""
+    closed_paths: tuple[str, ...] = ()
+    """Files that no directory of `allow_paths` may have in it, beside the database itself: tokens, keys, logs."""
     memory_limit: str | None = None
     """DuckDB's own `memory_limit`, such as `4GB`; None leaves DuckDB's default (80% of the machine)."""
     stream_cache_bytes_max: int | None = 32 * MIB
@@ -91,6 +97,21 @@ class EngineConfig(_Checked):
     session_result_bytes_max: int = 16 * MIB
     """A result on a session's own cursor is taken whole up to this size, so that the next statement can run while
     it is being read; beyond it the statements of the session wait for its end."""
+    principal_sessions_max: int = 256
+    """Sessions at once of one principal; this and the next six bound callers who have a name, as those with tokens."""
+    principal_reads_in_flight_max: int = 128
+    principal_executes_in_flight_max: int = 32
+    principal_large_writes_in_flight_max: int = 16
+    """Calls of one principal that have one of the places above; another waits `lease_wait_seconds`."""
+    principal_queue_writes_max: int = 8_192
+    principal_queue_bytes_max: int = 128 * MIB
+    """What of one principal waits for its commit; past it a write waits or is refused as if the queue were full."""
+    principal_query_timeout_seconds: float | None = None
+    """Longest run of one statement of a principal, where that is shorter than `query_timeout_seconds`."""
+    result_bytes_max: int | None = None
+    """Largest result of one call, in Arrow bytes; past it the stream ends with LIMIT_EXCEEDED. None is no limit."""
+    upload_bytes_max: int | None = None
+    """Largest upload of one call, in Arrow bytes; past it nothing is stored. None is no limit."""
     prepared_max: int = 256
     """Prepared statements of one session."""
     bound_bytes_max: int = 256 * MIB
@@ -108,11 +129,33 @@ class ServerConfig(_Checked):
     port: int = DEFAULT_PORT
     """0 picks a free port."""
     insecure: bool = False
-    """Allows an address that other machines can reach, although callers are not asked who they are."""
+    """Allows an address that other machines can reach without tokens or without TLS."""
+    token_file: str | None = None
+    """The file of those who may call. None: `<database>.tokens` beside a database that is a file. Without the file
+    nobody is asked who they are."""
+    tls: str | None = None
+    """`auto`: a certificate that signs itself, made when it is missing and kept as `<database>.tls`. Else give the two
+    below, or none for no TLS."""
+    tls_cert: str | None = None
+    """PEM file of the certificate, its chain after it."""
+    tls_key: str | None = None
+    """PEM file of its private key."""
+    tls_client_ca: str | None = None
+    """PEM file of the authority that must have signed each client's certificate; None asks clients for none."""
+    audit_log: str | None = None
+    """File to which a line of JSON is added for each call; None is no audit log."""
+    token_look_seconds: float = 0.5
+    """How often the token file is looked at, and tokens for being over."""
+    login_pause_seconds: float = 1.0
+    """Longest wait for the refusal of a login, from an address from which many failed."""
+    logins_waiting_max: int = 32
+    """Refusals that wait at once, each with a thread; past it they come at once."""
     drain_seconds: float = 10.0
     """How long a stopping server lets calls in flight finish."""
     calls_in_flight_max: int = 1024
     """Calls served at once; each holds one thread."""
+    principal_calls_in_flight_max: int = 512
+    """Calls of one token served at once; past it OVERLOADED. It does not apply where nobody is asked."""
     stream_writes_in_flight_max: int = 1024
     """Writes of one DoExchange that wait for their commit; past it the stream is not read. What the next batch carries
     is taken whole."""
@@ -142,3 +185,18 @@ class ServerConfig(_Checked):
         _Checked.__post_init__(self)
         if not 0 <= self.port <= 65535:
             raise InvalidArgument(f"port must be between 0 and 65535, not {self.port}")
+        if self.tls not in (None, "auto"):
+            raise InvalidArgument(f'tls must be "auto" or nothing, not "{self.tls}"')
+        if (self.tls_cert is None) != (self.tls_key is None):
+            raise InvalidArgument("tls_cert and tls_key belong together")
+        if self.tls is not None and self.tls_cert is not None:
+            raise InvalidArgument("tls=auto makes a certificate: give that or tls_cert, not both")
+        if self.tls_client_ca is not None and not self.encrypts:
+            raise InvalidArgument(
+                "tls_client_ca needs a certificate of the server's: tls=auto, or tls_cert and tls_key"
+            )
+
+    @property
+    def encrypts(self) -> bool:
+        """Whether connections are encrypted."""
+        return self.tls is not None or self.tls_cert is not None

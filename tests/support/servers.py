@@ -33,7 +33,7 @@ class ServerProcess:
             )
         assert self.process.stdout is not None
         line = self.process.stdout.readline().decode()
-        if not line.startswith("ready grpc://"):
+        if not line.startswith("ready grpc"):
             self.kill()
             raise AssertionError(f"the server did not start: {line!r} {self.stderr}")
         self.url = line.split()[1]

@@ -17,7 +17,7 @@ import typer
 import typer.core
 
 from ..errors import DucktowerError, InternalError
-from . import demo, ingest, query, serve, status, write_read
+from . import demo, ingest, query, serve, status, token, write_read
 from .terminal import error_line, leave, one_line
 
 __all__ = ["app", "main", "run"]
@@ -62,6 +62,7 @@ app.command("query")(query.command)
 app.command("ingest")(ingest.command)
 app.command("tables")(status.tables_command)
 app.command("health")(status.health_command)
+app.add_typer(token.app, name="token")
 
 
 def _print_version(wanted: bool) -> None:  # noqa: FBT001 - typer calls it with the flag's value
@@ -85,7 +86,8 @@ def run() -> NoReturn:
     """Run the command of this process, and end it."""
     status = main()
     if status:
-        # A thread of Arrow may be reading a file ahead through Python: when Python ends meanwhile, the process aborts.
+        # A thread of Arrow's may be reading a file ahead through Python: when Python ends meanwhile, the process
+        # aborts.
         leave(status)
     sys.exit(0)
 
@@ -96,6 +98,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Arguments:
         arguments: what follows `ducktower` on the command line; that of this process when None.
     """
+    # gRPC would tell of each TLS handshake that fails on stderr, beside our one line.
+    os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
     try:
         result = app(
             args=list(sys.argv[1:] if arguments is None else arguments),

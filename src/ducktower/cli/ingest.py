@@ -17,7 +17,7 @@ import typer
 
 from ..errors import TableNotFound
 from .formats import Format
-from .options import DEFAULT_URL, TlsCa, Token, Url, client_of
+from .options import Connection, connected
 from .sources import Source, one_reader
 from .terminal import run_interruptibly
 
@@ -41,13 +41,12 @@ class Mode(Enum):
     upsert = "upsert"
 
 
+@connected
 def command(
     table: Annotated[str, typer.Argument(metavar="TABLE", help="The table.")],
     files: Annotated[list[str], typer.Argument(metavar="FILE...", help="The files; `-` is stdin.")],
-    url: Url = DEFAULT_URL,
-    token: Token = None,
-    tls_ca: TlsCa = None,
     *,
+    connection: Connection,
     schema: Annotated[
         str | None, typer.Option(envvar="DUCKTOWER_INGEST_SCHEMA", help="The table's schema. [default: main]")
     ] = None,
@@ -71,7 +70,7 @@ def command(
     if (mode is Mode.upsert) != bool(key):
         raise typer.BadParameter("--mode upsert and --key belong together")
     sources = [Source(path, kind) for path in files]
-    with client_of(url, token, tls_ca) as client:
+    with connection.client() as client:
         started = time.monotonic()
         with _progress(sources):
             receipt = run_interruptibly(

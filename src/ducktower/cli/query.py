@@ -15,7 +15,7 @@ import typer
 from ..errors import DucktowerError, InvalidArgument
 from . import export
 from .formats import Format, flattened, format_of, json_text
-from .options import DEFAULT_URL, TlsCa, Token, Url, client_of
+from .options import Connection, connected
 from .terminal import one_line, run_interruptibly
 
 if TYPE_CHECKING:
@@ -26,12 +26,11 @@ __all__ = ["command", "print_table"]
 _BINARY = frozenset({Format.parquet, Format.arrow})
 
 
+@connected
 def command(
     sql: Annotated[str, typer.Argument(metavar="SQL", help="The SQL; `-` reads it from stdin.")],
-    url: Url = DEFAULT_URL,
-    token: Token = None,
-    tls_ca: TlsCa = None,
     *,
+    connection: Connection,
     kind: Annotated[
         Format | None,
         typer.Option(
@@ -65,7 +64,7 @@ def command(
         raise typer.BadParameter(f"{kind} is not for a terminal: give --output FILE, or pipe it")
     import pyarrow as pa
 
-    with client_of(url, token, tls_ca) as client:
+    with connection.client() as client:
         started = time.monotonic()
         schema, batches = run_interruptibly(lambda: client.batches(sql))
         reader = pa.RecordBatchReader.from_batches(schema, batches)

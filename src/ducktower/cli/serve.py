@@ -12,13 +12,16 @@ import threading
 from collections.abc import Callable
 from enum import StrEnum
 from types import FrameType
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from ..config import EngineConfig, ServerConfig
 from ..errors import InternalError, InvalidArgument
 from .terminal import leave
+
+if TYPE_CHECKING:
+    from ..server import FlightServer
 
 __all__ = ["command", "run_server"]
 
@@ -27,6 +30,7 @@ _SERVER = ServerConfig()
 _POLL_SECONDS = 0.2
 _QUEUES = "Limits: past each of them a call is refused, and told whether to retry"
 _TIMES = "Times"
+_SECURITY = "Who may call, and encryption"
 _STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 _log = logging.getLogger("ducktower.serve")
@@ -61,9 +65,55 @@ def command(
         typer.Option(
             "--insecure",
             envvar="DUCKTOWER_INSECURE",
-            help="Allow an address that other machines reach, although nobody is asked who they are.",
+            help="Allow an address that other machines reach without tokens or without TLS.",
         ),
     ] = _SERVER.insecure,
+    token_file: Annotated[
+        str | None,
+        typer.Option(
+            envvar="DUCKTOWER_TOKEN_FILE",
+            help="The file of those who may call, made by `ducktower token create`. [default: DATABASE.tokens; without "
+            "that file nobody is asked]",
+            rich_help_panel=_SECURITY,
+        ),
+    ] = _SERVER.token_file,
+    tls: Annotated[
+        str | None,
+        typer.Option(
+            envvar="DUCKTOWER_TLS",
+            metavar="auto",
+            help="`auto`: a certificate that signs itself, made once and kept as DATABASE.tls; its fingerprint is told "
+            "on stderr.",
+            rich_help_panel=_SECURITY,
+        ),
+    ] = _SERVER.tls,
+    tls_cert: Annotated[
+        str | None,
+        typer.Option(
+            envvar="DUCKTOWER_TLS_CERT", help="PEM file of the certificate and its chain.", rich_help_panel=_SECURITY
+        ),
+    ] = _SERVER.tls_cert,
+    tls_key: Annotated[
+        str | None,
+        typer.Option(envvar="DUCKTOWER_TLS_KEY", help="PEM file of its private key.", rich_help_panel=_SECURITY),
+    ] = _SERVER.tls_key,
+    tls_client_ca: Annotated[
+        str | None,
+        typer.Option(
+            envvar="DUCKTOWER_TLS_CLIENT_CA",
+            help="Mutual TLS: PEM file of the authority that must have signed each client's certificate.",
+            rich_help_panel=_SECURITY,
+        ),
+    ] = _SERVER.tls_client_ca,
+    audit_log: Annotated[
+        str | None,
+        typer.Option(
+            envvar="DUCKTOWER_AUDIT_LOG",
+            metavar="FILE",
+            help="Add a line of JSON for each call: who, from where, which kind of statement, tables, rows, outcome.",
+            rich_help_panel=_SECURITY,
+        ),
+    ] = _SERVER.audit_log,
     external_access: Annotated[
         bool,
         typer.Option(
@@ -72,6 +122,24 @@ def command(
             help="Let SQL reach files, the network and extensions of this machine.",
         ),
     ] = _ENGINE.external_access,
+    allow_path: Annotated[
+        list[str] | None,
+        typer.Option(
+            envvar="DUCKTOWER_ALLOW_PATH",
+            metavar="DIR",
+            help="Let SQL read the files of a directory, and owners write them; give it once for each.",
+            rich_help_panel=_SECURITY,
+        ),
+    ] = None,
+    allow_extension: Annotated[
+        list[str] | None,
+        typer.Option(
+            envvar="DUCKTOWER_ALLOW_EXTENSION",
+            metavar="NAME",
+            help="Load an installed extension of DuckDB; give it once for each.",
+            rich_help_panel=_SECURITY,
+        ),
+    ] = None,
     memory_limit: Annotated[
         str | None,
         typer.Option(
@@ -140,6 +208,14 @@ def command(
         int,
         typer.Option(envvar="DUCKTOWER_CALLS_IN_FLIGHT_MAX", help="Calls served at once.", rich_help_panel=_QUEUES),
     ] = _SERVER.calls_in_flight_max,
+    principal_calls_in_flight_max: Annotated[
+        int,
+        typer.Option(
+            envvar="DUCKTOWER_PRINCIPAL_CALLS_IN_FLIGHT_MAX",
+            help="Calls of one token served at once.",
+            rich_help_panel=_QUEUES,
+        ),
+    ] = _SERVER.principal_calls_in_flight_max,
     reads_in_flight_max: Annotated[
         int,
         typer.Option(envvar="DUCKTOWER_READS_IN_FLIGHT_MAX", help="Queries run at once.", rich_help_panel=_QUEUES),
@@ -193,14 +269,16 @@ def command(
 ) -> None:
     """Serve a DuckDB file, or one in memory, until SIGTERM or Ctrl-C.
 
-    Prints one line `ready grpc://HOST:PORT` on stdout when it accepts calls. Told to stop, it lets calls
-    in flight finish, writes a checkpoint and exits 0. Told twice, it exits at once: acknowledged writes
-    are safe.
+    Prints one line `ready grpc://HOST:PORT` (`grpc+tls://` with TLS) on stdout when it accepts calls. Told to stop,
+    it lets calls in flight finish, writes a checkpoint and exits 0. Told twice, it exits at once: acknowledged
+    writes are safe.
     """
     try:
         engine = EngineConfig(
             database=database,
             external_access=external_access,
+            allow_paths=tuple(allow_path or ()),
+            allow_extensions=tuple(allow_extension or ()),
             memory_limit=memory_limit,
             stream_cache_bytes_max=stream_cache_bytes_max or None,
             threads=threads,
@@ -221,6 +299,13 @@ def command(
             host=host,
             port=port,
             insecure=insecure,
+            token_file=token_file,
+            tls=tls,
+            tls_cert=tls_cert,
+            tls_key=tls_key,
+            tls_client_ca=tls_client_ca,
+            audit_log=audit_log,
+            principal_calls_in_flight_max=principal_calls_in_flight_max,
             drain_seconds=drain_seconds,
             calls_in_flight_max=calls_in_flight_max,
         )
@@ -238,12 +323,12 @@ def command(
 
 
 def run_server(
-    engine: EngineConfig, server: ServerConfig, stop: threading.Event, on_ready: Callable[[str], None]
+    engine: EngineConfig, server: ServerConfig, stop: threading.Event, on_ready: Callable[[FlightServer], None]
 ) -> None:
     """Serve until `stop` is set or the server ends by itself; then drain, checkpoint and close.
 
     Arguments:
-        on_ready: called with the server's URL once it accepts calls.
+        on_ready: called with the server once it accepts calls.
     """
     from ..server import FlightServer
 
@@ -251,7 +336,7 @@ def run_server(
     flight.start()
     try:
         _log.info("serving %s at %s", engine.database, flight.url)
-        on_ready(flight.url)
+        on_ready(flight)
         while not stop.is_set() and not flight.wait(_POLL_SECONDS):
             pass
         if not stop.is_set():
@@ -262,8 +347,14 @@ def run_server(
     _log.info("stopped")
 
 
-def _print_ready(url: str) -> None:
-    sys.stdout.write(f"ready {url}\n")
+def _print_ready(server: FlightServer) -> None:
+    if server.tls_fingerprint is not None:
+        typer.echo(f"TLS fingerprint (SHA-256) {server.tls_fingerprint}", err=True)
+    if not server.asks:
+        typer.echo(
+            f"open: whoever reaches {server.url} may do everything; `ducktower token create` changes that", err=True
+        )
+    sys.stdout.write(f"ready {server.url}\n")
     sys.stdout.flush()
 
 

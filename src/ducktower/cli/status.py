@@ -14,7 +14,7 @@ import typer
 from ..errors import Unavailable
 from . import export
 from .formats import Format
-from .options import DEFAULT_URL, TlsCa, Token, Url, client_of
+from .options import Connection, connected
 from .query import print_table
 from .terminal import one_line, run_interruptibly
 
@@ -23,11 +23,10 @@ __all__ = ["health_command", "tables_command"]
 _ROWS_MAX = 10_000
 
 
+@connected
 def tables_command(
-    url: Url = DEFAULT_URL,
-    token: Token = None,
-    tls_ca: TlsCa = None,
     *,
+    connection: Connection,
     kind: Annotated[
         Format | None,
         typer.Option(
@@ -40,7 +39,7 @@ def tables_command(
     """List the tables and views, with their rows and columns."""
     if kind is None and not sys.stdout.isatty():
         kind = Format.csv
-    with client_of(url, token, tls_ca) as client:
+    with connection.client() as client:
         reader = run_interruptibly(client.tables).to_reader()
         if kind is None:
             print_table(reader, _ROWS_MAX)
@@ -49,17 +48,16 @@ def tables_command(
             export.write(reader, sink, kind, is_file=False)
 
 
+@connected
 def health_command(
-    url: Url = DEFAULT_URL,
-    token: Token = None,
-    tls_ca: TlsCa = None,
     *,
+    connection: Connection,
     as_json: Annotated[
         bool, typer.Option("--json", envvar="DUCKTOWER_HEALTH_JSON", help="Print one JSON object.")
     ] = False,
 ) -> None:
     """Say how the server is. Exits 0 when it serves, else 1."""
-    with client_of(url, token, tls_ca) as client:
+    with connection.client() as client:
         health = run_interruptibly(client.health)
     if as_json:
         typer.echo(json.dumps(health))
@@ -68,4 +66,4 @@ def health_command(
         for name, value in health.items():
             typer.echo(f"{name:<{width}}  {one_line(str(value))}")
     if health["status"] != "serving":
-        raise Unavailable(f"the server at {url} is {health['status']}")
+        raise Unavailable(f"the server at {connection.url} is {health['status']}")

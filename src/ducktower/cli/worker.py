@@ -105,7 +105,7 @@ def _serve(worker: _Worker, orders: dict[str, Any]) -> None:
             EngineConfig(database=database),
             ServerConfig(port=0, drain_seconds=_DRAIN_SECONDS),
             worker.stop,
-            lambda url: worker.say(event="ready", url=url, database=database),
+            lambda server: worker.say(event="ready", url=server.url, database=database),
         )
 
 

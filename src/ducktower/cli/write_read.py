@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from .options import DEFAULT_URL, TlsCa, Token, Url, client_of, rate_of
+from .options import Connection, connected, rate_of
 from .scenarios import DEFAULT_TABLE, SCENARIOS, ScenarioName, count_query, make_table, rows_of
 from .terminal import leave, milliseconds, one_line, run_interruptibly, warm_up
 from .vignette import CLIENT_RETRY_SECONDS, Reader, Writer
@@ -32,11 +32,10 @@ _ANSWER_ROWS_MAX = 20
 _Table = Annotated[str, typer.Option("--table", envvar="DUCKTOWER_TABLE", help="The table.")]
 
 
+@connected
 def write_command(
-    url: Url = DEFAULT_URL,
-    token: Token = None,
-    tls_ca: TlsCa = None,
     *,
+    connection: Connection,
     table: _Table = DEFAULT_TABLE,
     scenario: Annotated[
         ScenarioName,
@@ -67,7 +66,7 @@ def write_command(
     """
     per_second = rate_of(rate, every, default=_PER_SECOND)
     stop = threading.Event()
-    with client_of(url, token, tls_ca, retry_seconds=CLIENT_RETRY_SECONDS) as client:
+    with connection.client(retry_seconds=CLIENT_RETRY_SECONDS) as client:
         run_interruptibly(lambda: make_table(client, SCENARIOS[scenario], table))
         warm_up()
         writer = Writer(
@@ -96,11 +95,10 @@ def write_command(
             _print(f"{writer.found:,} more rows are stored, unacknowledged; {writer.lost:,} are not stored")
 
 
+@connected
 def read_command(
-    url: Url = DEFAULT_URL,
-    token: Token = None,
-    tls_ca: TlsCa = None,
     *,
+    connection: Connection,
     table: _Table = DEFAULT_TABLE,
     query: Annotated[
         str | None,
@@ -131,7 +129,7 @@ def read_command(
     """
     per_second = rate_of(rate, every, default=_PER_SECOND)
     stop = threading.Event()
-    with client_of(url, token, tls_ca, retry_seconds=CLIENT_RETRY_SECONDS) as client:
+    with connection.client(retry_seconds=CLIENT_RETRY_SECONDS) as client:
         if query is None:
             run_interruptibly(lambda: make_table(client, SCENARIOS[ScenarioName.plain], table))
         reader = Reader(

@@ -36,6 +36,7 @@ from ..row_groups import MESSAGE_BYTES, messages, messages_of_stream
 from .appender import Appender
 from .data import query_sql, to_arrow
 from .pending import Receipt
+from .pinning import fingerprint_of, pin
 from .write_stream import WriteStream, WriteStreams
 
 __all__ = ["Executed", "FlightClient", "Receipt", "connect"]
@@ -77,27 +78,47 @@ class FlightClient:
         *,
         token: str | None = None,
         tls_ca: str | os.PathLike[str] | None = None,
+        tls_fingerprint: str | None = None,
+        tls_client_cert: str | os.PathLike[str] | None = None,
+        tls_client_key: str | os.PathLike[str] | None = None,
         timeout_seconds: float | None = None,
         retry_seconds: float = 10.0,
     ) -> None:
         self.url = _location(url)
         self._retry_seconds = retry_seconds
         self._write_streams = WriteStreams()
-        headers = [(b"authorization", f"Bearer {token}".encode())] if token else []
+        headers = [(b"authorization", _bearer(token))] if token else []
         self._options = flight.FlightCallOptions(timeout=timeout_seconds, headers=headers)
         # A stream of writes is open for as long as its user wants.
         self._stream_options = flight.FlightCallOptions(headers=headers)
         tls: dict[str, Any] = {}
         if tls_ca is not None:
-            try:
-                tls["tls_root_certs"] = Path(tls_ca).read_bytes()
-            except OSError as error:
-                raise InvalidArgument(f'CA file "{tls_ca}" cannot be read: {error.strerror}') from error
+            tls["tls_root_certs"] = _pem(tls_ca, "CA file")
+        if (tls_client_cert is None) != (tls_client_key is None):
+            raise InvalidArgument("tls_client_cert and tls_client_key belong together")
+        own = (tls_client_cert, tls_client_key) if tls_client_cert is not None and tls_client_key is not None else None
+        if own is not None:
+            tls |= {"cert_chain": _pem(own[0], "certificate"), "private_key": _pem(own[1], "key")}
+        if tls_fingerprint is not None:
+            if tls_ca is not None:
+                raise InvalidArgument("give tls_ca or tls_fingerprint, not both")
+            tls |= self._pinned(fingerprint_of(tls_fingerprint), own)
+        if tls and not self.url.startswith("grpc+tls://"):
+            raise InvalidArgument(f'"{url}" is without TLS; write grpc+tls://HOST:PORT')
         keep_freed_memory()
         try:
             self._flight = flight.connect(self.url, generic_options=_CHANNEL_OPTIONS, **tls)
         except pa.ArrowException as error:
             raise InvalidArgument(f'"{url}" is no Flight URL: {error}') from error
+
+    def _pinned(
+        self, fingerprint: str, own: tuple[str | os.PathLike[str], str | os.PathLike[str]] | None
+    ) -> dict[str, Any]:
+        """Return what makes the connection trust that one certificate, which is fetched now."""
+        if not self.url.startswith("grpc+tls://"):
+            raise InvalidArgument("a fingerprint is of use with grpc+tls:// alone")
+        pinned = self._retried(lambda: pin(self.url, fingerprint, own), Unavailable)
+        return {"tls_root_certs": pinned.certificate, "override_hostname": pinned.name}
 
     # -- writing --------------------------------------------------------------------------------------
 
@@ -374,18 +395,30 @@ def connect(
     *,
     token: str | None = None,
     tls_ca: str | os.PathLike[str] | None = None,
+    tls_fingerprint: str | None = None,
+    tls_client_cert: str | os.PathLike[str] | None = None,
+    tls_client_key: str | os.PathLike[str] | None = None,
     timeout_seconds: float | None = None,
     retry_seconds: float = 10.0,
 ) -> FlightClient:
-    """Return a client of the server at `url`, such as `grpc://localhost:8815`.
+    """Return a client of the server at `url`, such as `grpc://localhost:8815` or, with TLS, `grpc+tls://...`.
 
-    What is not given comes from DUCKTOWER_URL, DUCKTOWER_TOKEN and DUCKTOWER_TLS_CA. Nothing is sent yet.
-    `timeout_seconds` bounds each call, `retry_seconds` what is tried again. Raises InvalidArgument.
+    A server with a certificate of a known authority needs nothing more; with one of your own authority `tls_ca`, a
+    file in PEM; with one that signs itself `tls_fingerprint`, its SHA-256, which the server tells when it starts. A
+    server that asks clients for certificates is shown `tls_client_cert`.
+
+    What is not given comes from DUCKTOWER_URL, DUCKTOWER_TOKEN, DUCKTOWER_TLS_CA, DUCKTOWER_TLS_FINGERPRINT,
+    DUCKTOWER_TLS_CLIENT_CERT and DUCKTOWER_TLS_CLIENT_KEY. Nothing is sent yet, but a certificate to be pinned is
+    fetched. `timeout_seconds` bounds each call, `retry_seconds` what is tried again. Raises InvalidArgument, and with a
+    fingerprint Unavailable, or Unauthenticated for another certificate.
     """
     return FlightClient(
         url or os.environ.get("DUCKTOWER_URL") or f"grpc://127.0.0.1:{DEFAULT_PORT}",
         token=token or os.environ.get("DUCKTOWER_TOKEN") or None,
         tls_ca=tls_ca or os.environ.get("DUCKTOWER_TLS_CA") or None,
+        tls_fingerprint=tls_fingerprint or os.environ.get("DUCKTOWER_TLS_FINGERPRINT") or None,
+        tls_client_cert=tls_client_cert or os.environ.get("DUCKTOWER_TLS_CLIENT_CERT") or None,
+        tls_client_key=tls_client_key or os.environ.get("DUCKTOWER_TLS_CLIENT_KEY") or None,
         timeout_seconds=timeout_seconds,
         retry_seconds=retry_seconds,
     )
@@ -424,6 +457,19 @@ def _location(url: str) -> str:
     if scheme != "grpc+unix" and ":" not in rest.rpartition("]")[2]:
         rest = f"{rest.rstrip('/')}:{DEFAULT_PORT}"
     return f"{scheme}://{rest.rstrip('/')}"
+
+
+def _bearer(token: str) -> bytes:
+    if not (token.isascii() and token.isprintable()):
+        raise InvalidArgument("the token has a character that no token has")  # and is not repeated here
+    return f"Bearer {token}".encode()
+
+
+def _pem(path: str | os.PathLike[str], what: str) -> bytes:
+    try:
+        return Path(path).read_bytes()
+    except OSError as error:
+        raise InvalidArgument(f'{what} "{path}" cannot be read: {error.strerror}') from error
 
 
 def _key(key: Sequence[str] | None) -> tuple[str, ...]:

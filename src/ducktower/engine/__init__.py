@@ -1,5 +1,6 @@
 """The engine: owns one DuckDB database and knows nothing of Flight."""
 
+from .access import LOCAL, Principal, Role, Trail
 from .appending import Appending
 from .calls import Caller
 from .describing import Description
@@ -12,6 +13,7 @@ from .sessions import Sessions
 from .words import Executed, Receipt, Target
 
 __all__ = [
+    "LOCAL",
     "Appending",
     "Caller",
     "Description",
@@ -19,9 +21,12 @@ __all__ = [
     "Executed",
     "Ingest",
     "Prepared",
+    "Principal",
     "Receipt",
+    "Role",
     "Session",
     "Sessions",
     "Target",
+    "Trail",
     "charged_bytes",
 ]

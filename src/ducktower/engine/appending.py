@@ -11,7 +11,10 @@ from typing import Any
 from ..arrow_types import plain_schema
 from ..config import EngineConfig
 from ..errors import LimitExceeded
+from .access import Trail
 from .commit_queue import CommitQueue
+from .shares import Share
+from .trails import counted
 from .words import Outcome, PlanKey, Target, Write
 
 __all__ = ["Appending"]
@@ -20,7 +23,15 @@ __all__ = ["Appending"]
 class Appending:
     """Used by one thread, the stream's. Raises LimitExceeded when the rows have too many columns."""
 
-    def __init__(self, queue: CommitQueue, config: EngineConfig, target: Target, schema: Any) -> None:
+    def __init__(
+        self,
+        queue: CommitQueue,
+        config: EngineConfig,
+        target: Target,
+        schema: Any,
+        share: Share | None = None,
+        trail: Trail | None = None,
+    ) -> None:
         if len(schema) > config.queue_columns_max:
             raise LimitExceeded(
                 f"a stream of writes may have {config.queue_columns_max} columns, not {len(schema)}; "
@@ -28,6 +39,8 @@ class Appending:
             )
         self._queue = queue
         self._config = config
+        self._share = share
+        self._trail = trail
         self._schema = plain_schema(schema)
         self._key = PlanKey(target, self._schema)
         self._cast = self._schema != schema.remove_metadata()
@@ -53,5 +66,7 @@ class Appending:
             batch = batch.cast(self._schema)
         elif self._strip:
             batch = batch.replace_schema_metadata(None)
-        write = Write(self._key, [batch], batch.num_rows, nbytes, done, parts)
+        if self._trail is not None:
+            done = counted(self._trail, done)
+        write = Write(self._key, [batch], batch.num_rows, nbytes, done, parts, self._share)
         self._queue.submit(write, wait_seconds=self._config.queue_wait_seconds)

@@ -15,13 +15,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from ..errors import Cancelled, DucktowerError, TimedOut, Unavailable
+from ..errors import Cancelled, DucktowerError, TimedOut, Unauthenticated, Unavailable
+from .access import LOCAL, Principal, Trail
 
 __all__ = ["Call", "Caller", "Calls"]
 
 log = logging.getLogger(__name__)
 
-Reason = Literal["timeout", "cancelled", "gone", "stopping", "reopening"]
+Reason = Literal["timeout", "cancelled", "gone", "stopping", "reopening", "revoked"]
 _TEXT_MAX = 500
 _ASKED_AT_ONCE = 16
 """Clients that are looked for in one look. To ask gRPC whether a client is there takes tens of microseconds with
@@ -48,7 +49,9 @@ class Caller:
     peer: str = "local"
     gone: Callable[[], bool] = _never
     hang_up: Callable[[], None] = _nothing
-    principal: str = ""
+    principal: Principal = LOCAL
+    trail: Trail | None = None
+    """Where the engine writes down what it did, when there is an audit log."""
     heard: Callable[[], None] = _nothing
     """Told when something of the caller's stream came in."""
     taken: Callable[[], None] = _nothing
@@ -136,6 +139,8 @@ class Call:
                 return Cancelled(f"the client went away during its {self.kind}")
             case "cancelled":
                 return Cancelled(f"the {self.kind} was cancelled")
+            case "revoked":
+                return Unauthenticated("the token was revoked or has expired")
             case "reopening":
                 return Unavailable(f"the database was reopened after a fatal error during the {self.kind}")
             case "stopping":
@@ -151,6 +156,10 @@ class Call:
             "seconds": round(time.monotonic() - self.started, 3),
             "ending": self.reason,
         }
+
+
+def _theirs(call: Call, principal: Principal) -> bool:
+    return principal.role == "owner" or call.caller.principal.name == principal.name
 
 
 class Calls:
@@ -187,15 +196,15 @@ class Calls:
             self._running.pop(call.id, None)
         call.finish()
 
-    def describe(self) -> list[dict[str, Any]]:
-        """Describe the running calls, oldest first."""
-        return [call.describe() for call in self._snapshot()]
+    def describe(self, principal: Principal = LOCAL) -> list[dict[str, Any]]:
+        """Describe the running calls, oldest first: to an owner all, to everybody else its own."""
+        return [call.describe() for call in self._snapshot() if _theirs(call, principal)]
 
-    def cancel(self, number: int) -> bool:
-        """End the call of that id; False when there is none."""
+    def cancel(self, number: int, principal: Principal = LOCAL) -> bool:
+        """End the call of that id; False when there is none that the principal may end."""
         with self._lock:
             call = self._running.get(number)
-        if call is None:
+        if call is None or not _theirs(call, principal):
             return False
         call.end("cancelled")
         return True
@@ -204,6 +213,13 @@ class Calls:
         """End every running call."""
         for call in self._snapshot():
             call.end(reason)
+
+    def end_of(self, whose: Callable[[Principal], bool]) -> int:
+        """End the running calls of principals that `whose` names, because they are known no longer; count them."""
+        theirs = [call for call in self._snapshot() if whose(call.caller.principal)]
+        for call in theirs:
+            call.end("revoked")
+        return len(theirs)
 
     def close(self) -> None:
         """Stop watching."""

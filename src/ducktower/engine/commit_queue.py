@@ -34,6 +34,7 @@ class CommitQueue:
 
     def __init__(self, config: EngineConfig, commit: Callable[[Sequence[Write]], Sequence[Outcome]]) -> None:
         self._config = config
+        self._share_bytes_max = min(config.queue_bytes_max, config.principal_queue_bytes_max)
         self._commit = commit
         self.groups = Counter()
         self.writes = Counter()
@@ -57,10 +58,10 @@ class CommitQueue:
         Waits at most `wait_seconds` for room. Raises Overloaded when there is none, LimitExceeded when the
         write is larger than the whole queue, Unavailable after `close`. Then `done` is not called.
         """
-        if write.nbytes > self._config.queue_bytes_max:
-            raise LimitExceeded(
-                f"the write has {write.nbytes} bytes, the commit queue holds {self._config.queue_bytes_max}"
-            )
+        share = write.share
+        most = self._config.queue_bytes_max if share is None else self._share_bytes_max
+        if write.nbytes > most:
+            raise LimitExceeded(f"the write has {write.nbytes} bytes, the commit queue holds {most}")
         with self._lock:
             if not self._fits(write) and not self._closing:
                 fits = wait_seconds > 0 and self._room.wait_for(
@@ -70,12 +71,17 @@ class CommitQueue:
                     self.refused.add()
                     raise Overloaded(
                         f"{self._waiting_writes} writes with {self._waiting_bytes} bytes wait for their commit already"
+                        if share is None or not self._has_room(write)
+                        else f'{share.waiting} writes of "{share.name}" with {share.waiting_bytes} bytes wait already'
                     )
             if self._closing:
                 raise Unavailable("the server is stopping; nothing was stored")
             self._waiting.append(write)
             self._waiting_writes += write.count
             self._waiting_bytes += write.nbytes
+            if share is not None:
+                share.waiting += write.count
+                share.waiting_bytes += write.nbytes
             if self._idle:
                 self._idle = False
                 self._work.notify()
@@ -95,6 +101,17 @@ class CommitQueue:
         return not self._thread.is_alive()
 
     def _fits(self, write: Write) -> bool:
+        share = write.share
+        return self._has_room(write) and (
+            share is None
+            or not share.waiting  # also what carries more writes than may wait
+            or (
+                share.waiting + write.count <= self._config.principal_queue_writes_max
+                and share.waiting_bytes + write.nbytes <= self._config.principal_queue_bytes_max
+            )
+        )
+
+    def _has_room(self, write: Write) -> bool:
         if not self._waiting:
             return True  # also what carries more writes than may wait
         return (
@@ -124,6 +141,10 @@ class CommitQueue:
                 count += write.count
             self._waiting_bytes -= size
             self._waiting_writes -= count
+            for write in group:
+                if write.share is not None:
+                    write.share.waiting -= write.count
+                    write.share.waiting_bytes -= write.nbytes
             self._room.notify_all()
             return group
 

@@ -10,9 +10,10 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import re
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -20,7 +21,9 @@ import duckdb
 
 from ..config import EngineConfig
 from ..errors import InternalError, InvalidArgument, Overloaded, Unavailable
-from .failures import first_line, is_fatal
+from .failures import first_line, is_fatal, without_paths
+from .opened import opened_directories
+from .shares import Share
 
 __all__ = ["SESSION_SETTINGS", "Database", "Lease", "State"]
 
@@ -29,6 +32,7 @@ log = logging.getLogger(__name__)
 State = Literal["serving", "reopening", "stopping"]
 Pool = Literal["read", "large write", "execute", "session", "internal"]
 
+_EXTENSION = re.compile(r"[a-z][a-z0-9_]*")
 _MAKE_ROOM_EVERY_SECONDS = 0.1
 _REOPEN_PAUSE_SECONDS = 0.05
 _REOPEN_LOG_EVERY_SECONDS = 5.0
@@ -77,6 +81,7 @@ class Database:
     def __init__(self, config: EngineConfig) -> None:
         self._config = config
         self._path = _identity(config.database)
+        self._directories = [directory + os.sep for directory in opened_directories(config)]
         self._pools: dict[Pool, threading.BoundedSemaphore] = {
             "read": threading.BoundedSemaphore(config.reads_in_flight_max),
             "large write": threading.BoundedSemaphore(config.large_writes_in_flight_max),
@@ -126,11 +131,21 @@ class Database:
         with self._changed:
             return len(self._leases)
 
-    def lease(self, pool: Pool) -> Lease:
-        """Lease a fresh cursor, waiting at most `lease_wait_seconds` for a place in its pool.
+    def lease(self, pool: Pool, share: Share | None = None) -> Lease:
+        """Lease a fresh cursor, waiting at most `lease_wait_seconds` for a place in its pool, and one of the share's.
 
         Raises Overloaded when no place became free, Unavailable while the database is being reopened or closed.
         """
+        give_back = None if share is None else share.take(pool)  # first: who waits for its own takes no other's
+        if give_back is None:
+            return self._lease(pool)
+        try:
+            return self._lease(pool, give_back)
+        except BaseException:
+            give_back()
+            raise
+
+    def _lease(self, pool: Pool, also: Callable[[], None] | None = None) -> Lease:
         places = self._pools[pool]
         if not self._place(pool, places):
             raise Overloaded(
@@ -140,7 +155,7 @@ class Database:
             with self._changed:
                 if self._state != "serving":
                     raise Unavailable(f"the database is {self._state}")
-                lease = Lease(self._root.cursor(), lambda done: self._returned(done, places))
+                lease = Lease(self._root.cursor(), lambda done: self._returned(done, places, also))
                 self._leases.add(lease)
         except BaseException as error:
             places.release()
@@ -161,7 +176,7 @@ class Database:
                 return
             self._state = "reopening"
             self._fatal_errors += 1
-            self._last_fatal = first_line(str(error))
+            self._last_fatal = without_paths(first_line(str(error)))
         log.error("fatal database error, reopening: %s", self._last_fatal)
         threading.Thread(target=self._reopen, name="ducktower-reopen", daemon=True).start()
 
@@ -223,12 +238,16 @@ class Database:
                 return True
         return False
 
-    def _returned(self, lease: Lease, places: threading.BoundedSemaphore) -> None:
+    def _returned(
+        self, lease: Lease, places: threading.BoundedSemaphore, also: Callable[[], None] | None = None
+    ) -> None:
         with self._changed:
             self._leases.discard(lease)
             if self._state != "serving":
                 self._changed.notify_all()
         places.release()
+        if also is not None:
+            also()
 
     def _connect(self) -> Any:
         config = self._config
@@ -236,7 +255,6 @@ class Database:
         # connect, a SET does not reach cursors. The lock comes last and keeps all of it.
         settings: dict[str, Any] = {
             "python_enable_replacements": "false",
-            "enable_external_access": str(config.external_access).lower(),
             "autoinstall_known_extensions": "false",
             "autoload_known_extensions": str(config.external_access).lower(),
             "allow_community_extensions": "false",
@@ -245,16 +263,25 @@ class Database:
             "allowed_configs": str(["memory_limit", *SESSION_SETTINGS]),
             # Row groups of an upload that wait in memory, for each thread: 5 by default.
             "write_buffer_row_group_count": "2",
-            "lock_configuration": "true",
         }
+        locked = {"enable_external_access": str(config.external_access).lower(), "lock_configuration": "true"}
+        opens_something = bool(config.allow_extensions or self._directories)
+        if not opens_something:
+            settings |= locked
         if config.memory_limit is not None:
             settings["memory_limit"] = config.memory_limit
         if config.threads is not None:
             settings["threads"] = str(config.threads)
         try:
-            return duckdb.connect(config.database, config=settings)
+            root = duckdb.connect(config.database, config=settings)
         except duckdb.Error as error:
             raise _cannot_open(config, error) from error
+        if opens_something:  # which DuckDB takes only once it runs, and before these close it
+            _load(root, config.allow_extensions)
+            root.execute(f"SET allowed_directories = {_list(self._directories)}")
+            for name, value in locked.items():
+                root.execute(f"SET {name} = {value}")
+        return root
 
     def _reopen(self) -> None:
         """Wait until every cursor of the dead database is gone, then open it again. Runs in its own thread.
@@ -304,6 +331,24 @@ class Database:
     def _disclaim(self) -> None:
         with _served_lock:
             _served.discard(self._path)
+
+
+def _list(texts: Sequence[str]) -> str:
+    return "[" + ", ".join("'" + text.replace("'", "''") + "'" for text in texts) + "]"
+
+
+def _load(root: Any, extensions: Sequence[str]) -> None:
+    for name in extensions:
+        try:
+            if not _EXTENSION.fullmatch(name):
+                raise InvalidArgument(f'extension "{name}": a name has letters, digits and _')
+            root.execute(f"LOAD {name}")
+        except duckdb.Error as error:
+            root.close()
+            raise InvalidArgument(f'extension "{name}" cannot be loaded: {first_line(str(error))}') from error
+        except InvalidArgument:
+            root.close()
+            raise
 
 
 def _identity(database: str) -> str:

@@ -27,7 +27,8 @@ from ..errors import (
 )
 from ..monitor import Counter
 from ..row_groups import messages_of_stream
-from . import catalog, keys, metadata, statements
+from . import catalog, keys, metadata
+from .access import Principal
 from .appending import Appending
 from .block_cache import BlockCache
 from .calls import Caller, Calls
@@ -36,6 +37,7 @@ from .database import Database
 from .describing import Describer
 from .failures import translate
 from .group_commit import GroupCommitter
+from .guard import BEGIN_READ_ONLY, Guard, trail_of, who
 from .inserts import table_exists, table_name
 from .known_tables import KnownTables
 from .leasing import Cursors
@@ -46,14 +48,16 @@ from .scripts import Scripts
 from .session import Session
 from .session_parts import Parts
 from .sessions import Sessions
+from .shares import Share
+from .sight import seen_of
 from .sql_facts import SqlFacts, sql_facts
+from .trails import add_rows, note_rows
+from .uploads import UploadLimit
 from .words import Executed, Outcome, PlanKey, Receipt, SlowWrite, Target, Write
 
 __all__ = ["Engine"]
 
 log = logging.getLogger(__name__)
-
-_BEGIN_READ_ONLY = "BEGIN TRANSACTION READ ONLY"
 
 
 class Engine:
@@ -72,6 +76,7 @@ class Engine:
         self._queue = CommitQueue(self.config, self._committer.commit)
         self._cache = BlockCache(self._database, self.config)
         self._cursors = Cursors(self._database, self._calls, self._cache, self.config)
+        self._guard = Guard(self.config, self._database.catalog)
         self._scripts = Scripts(self.config, tables_changed=self._tables_changed)
         self._known_tables = KnownTables(self._cursors)
         self._describer = Describer()
@@ -81,6 +86,7 @@ class Engine:
                 config=self.config,
                 catalog=self._database.catalog,
                 cursors=self._cursors,
+                guard=self._guard,
                 scripts=self._scripts,
                 describer=self._describer,
                 put=self.put,
@@ -100,15 +106,17 @@ class Engine:
         `[CODE]` at the head of its text. Batches stay within `batch_bytes_max`.
         """
         with self._cursors.open("read", "query", sql, caller, leave=True) as (lease, call):
-            statement = statements.one_query(lease.cursor, sql, self.config.sql_bytes_max)
-            lease.cursor.execute(_BEGIN_READ_ONLY)
+            lease.cursor.execute(BEGIN_READ_ONLY)
+            statement = self._guard.one_query(lease.cursor, sql, who(caller), trail_of(caller))
 
             def release() -> None:
                 self._calls.finish(call)
                 lease.close()
 
             self._reads.add()
-            return stream(lease.cursor, statement, parameters, call, self.config, release, self._cache).reader
+            streamed = stream(lease.cursor, statement, parameters, call, self.config, release, self._cache)
+            add_rows(trail_of(caller), streamed.rows)
+            return streamed.reader
 
     def when_reads_wait(self, make_room: Callable[[], None]) -> None:
         """Have `make_room` called again and again while a read waits for a place, by its thread."""
@@ -118,29 +126,41 @@ class Engine:
         """Return the pyarrow.Schema of a query's result without running it."""
         with self._cursors.open("read", "description", sql, caller) as (lease, _):
             cursor = lease.cursor
-            statement = statements.one_query(cursor, sql, self.config.sql_bytes_max)
-            cursor.execute(_BEGIN_READ_ONLY)
+            cursor.execute(BEGIN_READ_ONLY)
+            statement = self._guard.one_query(cursor, sql, who(caller), trail_of(caller))
             reader = cursor.sql(statement, params=parameters).limit(0).to_arrow_reader(1)
             schema = reader.schema
             reader.close()
             return schema
 
-    def tables(self) -> Any:
+    def tables(self, caller: Caller | None = None) -> Any:
         """Return a pyarrow.Table: schema_name, table_name, table_type, rows (NULL for views), columns."""
-        with self._cursors.open("internal", "list of tables", "", None) as (lease, _):
-            return catalog.list_tables(lease.cursor, self._database.catalog)
+        with self._cursors.open("internal", "list of tables", "", caller) as (lease, _):
+            found = catalog.list_tables(lease.cursor, self._database.catalog)
+        return seen_of(found, who(caller), (0, 1))
 
     # -- Flight SQL's metadata: what a session sees, or what is there for everybody -----------------------
 
-    def catalogs(self, session: Session | None = None) -> Any:
+    def catalogs(self, session: Session | None = None, caller: Caller | None = None) -> Any:
         """Return a pyarrow.Table of the catalogs."""
-        with self._looking("catalogs", session) as cursor:
+        with self._looking("catalogs", session, caller) as cursor:
             return metadata.catalogs(cursor, self._database.catalog)
 
-    def db_schemas(self, catalog: str | None = None, pattern: str | None = None, session: Session | None = None) -> Any:
+    def db_schemas(
+        self,
+        catalog: str | None = None,
+        pattern: str | None = None,
+        session: Session | None = None,
+        caller: Caller | None = None,
+    ) -> Any:
         """Return a pyarrow.Table of the schemas whose name is like `pattern`."""
-        with self._looking("schemas", session) as cursor:
-            return metadata.db_schemas(cursor, self._database.catalog, catalog, pattern)
+        with self._looking("schemas", session, caller) as cursor:
+            found = metadata.db_schemas(cursor, self._database.catalog, catalog, pattern)
+            if not who(caller).limited:
+                return found
+            tables = seen_of(metadata.names_of(cursor, self._database.catalog), who(caller), (1, 2))
+        schemas = {"main", *tables.column(1).to_pylist()}
+        return found.filter(pa.array([name in schemas for name in found.column(1).to_pylist()], pa.bool_()))
 
     def tables_of(
         self,
@@ -151,10 +171,11 @@ class Engine:
         *,
         include_schema: bool = False,
         session: Session | None = None,
+        caller: Caller | None = None,
     ) -> Any:
         """Return a pyarrow.Table of tables and views, with their Arrow schemas if asked for."""
-        with self._looking("tables", session) as cursor:
-            return metadata.tables_of(
+        with self._looking("tables", session, caller) as cursor:
+            found = metadata.tables_of(
                 cursor,
                 self._describer,
                 self._database.catalog,
@@ -164,25 +185,48 @@ class Engine:
                 types,
                 include_schema=include_schema,
             )
+        return seen_of(found, who(caller), (1, 2))
 
     def table_types(self) -> Any:
         """Return a pyarrow.Table of the kinds of tables."""
         return metadata.table_types()
 
-    def primary_keys(self, catalog: str | None, schema: str | None, table: str, session: Session | None = None) -> Any:
+    def primary_keys(
+        self,
+        catalog: str | None,
+        schema: str | None,
+        table: str,
+        session: Session | None = None,
+        caller: Caller | None = None,
+    ) -> Any:
         """Return a pyarrow.Table of a table's primary key."""
-        with self._looking("primary keys", session) as cursor:
-            return keys.primary_keys(cursor, self._database.catalog, keys.Named(catalog, schema, table))
+        with self._looking("primary keys", session, caller) as cursor:
+            found = keys.primary_keys(cursor, self._database.catalog, keys.Named(catalog, schema, table))
+        return seen_of(found, who(caller), (1, 2))
 
-    def exported_keys(self, catalog: str | None, schema: str | None, table: str, session: Session | None = None) -> Any:
+    def exported_keys(
+        self,
+        catalog: str | None,
+        schema: str | None,
+        table: str,
+        session: Session | None = None,
+        caller: Caller | None = None,
+    ) -> Any:
         """Return a pyarrow.Table of the foreign keys that refer to a table."""
         primary = keys.Named(catalog, schema, table)
-        return self._foreign_keys(primary, keys.Named(), session, by_primary=False)
+        return self._foreign_keys(primary, keys.Named(), session, caller, by_primary=False)
 
-    def imported_keys(self, catalog: str | None, schema: str | None, table: str, session: Session | None = None) -> Any:
+    def imported_keys(
+        self,
+        catalog: str | None,
+        schema: str | None,
+        table: str,
+        session: Session | None = None,
+        caller: Caller | None = None,
+    ) -> Any:
         """Return a pyarrow.Table of a table's foreign keys."""
         foreign = keys.Named(catalog, schema, table)
-        return self._foreign_keys(keys.Named(), foreign, session, by_primary=True)
+        return self._foreign_keys(keys.Named(), foreign, session, caller, by_primary=True)
 
     def cross_reference(
         self,
@@ -193,17 +237,18 @@ class Engine:
         fk_schema: str | None,
         fk_table: str,
         session: Session | None = None,
+        caller: Caller | None = None,
     ) -> Any:
         """Return a pyarrow.Table of the foreign keys from one table to another."""
         primary = keys.Named(pk_catalog, pk_schema, pk_table)
         foreign = keys.Named(fk_catalog, fk_schema, fk_table)
-        return self._foreign_keys(primary, foreign, session, by_primary=False)
+        return self._foreign_keys(primary, foreign, session, caller, by_primary=False)
 
     def sql_facts(self) -> SqlFacts:
         """Return the keywords and functions of DuckDB's SQL."""
         facts = self._sql_facts
         if facts is None:
-            with self._looking("functions", None) as cursor:
+            with self._looking("functions", None, None) as cursor:
                 facts = self._sql_facts = sql_facts(cursor)
         return facts
 
@@ -211,14 +256,16 @@ class Engine:
         """Return the SQL that reads a whole table."""
         return f"FROM {table_name(self._database.catalog, target)}"
 
-    def table_schema(self, target: Target) -> Any:
+    def table_schema(self, target: Target, caller: Caller | None = None) -> Any:
         """Return a table's or view's pyarrow.Schema. Raises TableNotFound."""
-        with self._cursors.open("read", "description", target.label, None) as (lease, _):
+        with self._cursors.open("read", "description", target.label, caller) as (lease, _):
+            self._guard.admit_table(lease.cursor, who(caller), target)
             return catalog.table_schema(lease.cursor, self._database.catalog, target)
 
-    def table_info(self, target: Target) -> tuple[Any, int]:
+    def table_info(self, target: Target, caller: Caller | None = None) -> tuple[Any, int]:
         """Return a table's or view's pyarrow.Schema and its number of rows. Raises TableNotFound."""
-        with self._cursors.open("read", "description", target.label, None) as (lease, _):
+        with self._cursors.open("read", "description", target.label, caller) as (lease, _):
+            self._guard.admit_table(lease.cursor, who(caller), target)
             schema = catalog.table_schema(lease.cursor, self._database.catalog, target)
             return schema, catalog.table_rows(lease.cursor, self._database.catalog, target)
 
@@ -231,6 +278,19 @@ class Engine:
         a transaction of its own.
         """
         caller = caller or Caller()
+        if caller.trail is not None:
+            note_rows(caller.trail, target)
+        self._guard.admit_rows(caller.principal, target.schema, target.table, target.mode)
+        if self.config.upload_bytes_max is None:
+            receipt = self._put(target, reader, caller)
+        else:
+            limit = UploadLimit(self.config.upload_bytes_max)
+            with limit.told():
+                receipt = self._put(target, limit.bounded(reader), caller)
+        add_rows(caller.trail, receipt.rows)
+        return receipt
+
+    def _put(self, target: Target, reader: Any, caller: Caller) -> Receipt:
         schema = plain_schema(reader.schema)
         if schema != reader.schema.remove_metadata():
             reader = reader.cast(schema)
@@ -256,9 +316,13 @@ class Engine:
         batches = [batch.replace_schema_metadata(None) for batch in ahead]
         return self._put_small(target, schema, batches, nbytes, caller)
 
-    def appending(self, target: Target, schema: Any) -> Appending:
+    def appending(self, target: Target, schema: Any, caller: Caller | None = None) -> Appending:
         """Open a stream of small writes to `target`, whose batches have the pyarrow.Schema `schema`."""
-        return Appending(self._queue, self.config, target, schema)
+        trail = trail_of(caller)
+        if trail is not None:
+            note_rows(trail, target)
+        self._guard.admit_rows(who(caller), target.schema, target.table, target.mode)
+        return Appending(self._queue, self.config, target, schema, self._cursors.shares.of(who(caller)), trail)
 
     def execute(self, sql: str, parameters: Parameters = None, caller: Caller | None = None) -> Executed:
         """Run SQL that writes: one statement or a script, all or nothing.
@@ -266,8 +330,11 @@ class Engine:
         Parameters go to the last statement. A conflict is tried again for `conflict_retry_seconds`.
         """
         with self._cursors.open("execute", "statement", sql, caller) as (lease, call):
-            rows, table = self._scripts.run(lease.cursor, sql, parameters, call)
-            return Executed(rows, self._commits.add(), table)
+            principal = who(caller)
+            script = self._guard.script(lease.cursor, sql, principal, trail_of(caller))
+            rows, table = self._scripts.run(lease.cursor, script, parameters, call, read_only=principal.only_reads)
+            add_rows(trail_of(caller), rows)
+            return Executed(rows, self.commit if principal.only_reads else self._commits.add(), table)
 
     # -- operating ------------------------------------------------------------------------------------
 
@@ -291,8 +358,9 @@ class Engine:
             health["last_fatal_error"] = last_fatal
         return health
 
-    def statistics(self) -> dict[str, Any]:
+    def statistics(self, caller: Caller | None = None) -> dict[str, Any]:
         """Return counters and the latency of group commits in seconds."""
+        who(caller).require("owner", "see the statistics of everybody")
         waiting, waiting_bytes = self._queue.depth()
         return {
             "commits": self.commit,
@@ -307,16 +375,21 @@ class Engine:
             "commit_seconds": self._queue.commit_seconds.snapshot(),
         }
 
-    def running(self) -> list[dict[str, Any]]:
-        """Describe the calls that run now."""
-        return self._calls.describe()
+    def running(self, caller: Caller | None = None) -> list[dict[str, Any]]:
+        """Describe the calls that run now: to an owner all, to everybody else its own."""
+        return self._calls.describe(who(caller))
 
-    def cancel(self, number: int) -> bool:
-        """End the running call of that id; False when there is none."""
-        return self._calls.cancel(number)
+    def cancel(self, number: int, caller: Caller | None = None) -> bool:
+        """End the running call of that id; False when there is none that the caller may end."""
+        return self._calls.cancel(number, who(caller))
 
-    def checkpoint(self) -> None:
+    def end_calls(self, whose: Callable[[Principal], bool]) -> int:
+        """End the running calls of the principals that `whose` names: their tokens count no more. Return how many."""
+        return self._calls.end_of(whose)
+
+    def checkpoint(self, caller: Caller | None = None) -> None:
         """Write the WAL's contents into the database file."""
+        who(caller).require("owner", "write a checkpoint")
         try:
             self._database.checkpoint()
         except duckdb.Error as error:
@@ -340,29 +413,37 @@ class Engine:
     # -- within ---------------------------------------------------------------------------------------
 
     @contextlib.contextmanager
-    def _looking(self, what: str, session: Session | None) -> Iterator[Any]:
+    def _looking(self, what: str, session: Session | None, caller: Caller | None) -> Iterator[Any]:
         """Give a cursor that sees what the session sees, or what is there for everybody."""
         if session is not None:
-            with session.looking(what) as cursor:
+            with session.looking(what, caller=caller) as cursor:
                 yield cursor
         else:
-            with self._cursors.open("read", what, "", None) as (lease, _):
+            with self._cursors.open("read", what, "", caller) as (lease, _):
                 yield lease.cursor
 
     def _foreign_keys(
-        self, primary: keys.Named, foreign: keys.Named, session: Session | None, *, by_primary: bool
+        self,
+        primary: keys.Named,
+        foreign: keys.Named,
+        session: Session | None,
+        caller: Caller | None,
+        *,
+        by_primary: bool,
     ) -> Any:
-        with self._looking("foreign keys", session) as cursor:
-            return keys.foreign_keys(cursor, self._database.catalog, primary, foreign, by_primary=by_primary)
+        with self._looking("foreign keys", session, caller) as cursor:
+            found = keys.foreign_keys(cursor, self._database.catalog, primary, foreign, by_primary=by_primary)
+        return seen_of(found, who(caller), (1, 2), (5, 6))
 
     def _tables_changed(self) -> None:
         """Forget what is known of tables: one was made, dropped or altered, and that was committed."""
         self._committer.forget_plans()
+        self._guard.forget()
         self._known_tables.forget()
 
     def _put_small(self, target: Target, schema: Any, batches: list[Any], nbytes: int, caller: Caller) -> Receipt:
         if not len(schema) and target.mode in ("append", "upsert"):
-            self.table_schema(target)  # nothing at all was sent: the table must be there all the same
+            self.table_schema(target, caller)  # nothing at all was sent: the table must be there all the same
             return Receipt(0, self.commit)
         if target.mode == "create_append":
             with self._cursors.open("read", "look at a table", target.label, caller) as (lease, _):
@@ -370,7 +451,7 @@ class Engine:
             if there:
                 target = Target(target.table, target.schema)
         if target.mode in ("append", "upsert") and len(schema) <= self.config.queue_columns_max:
-            outcome = self._queued(target, schema, batches, nbytes)
+            outcome = self._queued(target, schema, batches, nbytes, self._cursors.shares.of(caller.principal))
             if not isinstance(outcome, (Conflict, SlowWrite)):
                 if isinstance(outcome, DucktowerError):
                     raise outcome
@@ -380,7 +461,7 @@ class Engine:
         table = pa.Table.from_batches(batches, schema=schema)
         return self._put_alone(target, schema, caller, lambda load, retry: load.table(table, retry))
 
-    def _queued(self, target: Target, schema: Any, batches: list[Any], nbytes: int) -> Outcome:
+    def _queued(self, target: Target, schema: Any, batches: list[Any], nbytes: int, share: Share | None) -> Outcome:
         outcomes: list[Outcome] = []
         # A bare lock is the cheapest way to wake one waiter: an Event or a Future wakes through a Condition.
         answered = threading.Lock()
@@ -391,7 +472,7 @@ class Engine:
             answered.release()
 
         rows = sum(batch.num_rows for batch in batches)
-        self._queue.submit(Write(PlanKey(target, schema), batches, rows, nbytes, done))
+        self._queue.submit(Write(PlanKey(target, schema), batches, rows, nbytes, done, share=share))
         limit = self.config.query_timeout_seconds
         if not answered.acquire(timeout=-1 if limit is None else limit):
             return TimedOut(f"the commit took more than {limit:g} seconds; whether it was stored is not known")

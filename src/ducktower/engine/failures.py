@@ -29,7 +29,7 @@ from ..errors import (
 )
 from .calls import Call
 
-__all__ = ["does_not_fit", "first_line", "is_fatal", "translate", "translate_text"]
+__all__ = ["does_not_fit", "first_line", "is_fatal", "translate", "translate_text", "without_paths"]
 
 _BY_CLASS: tuple[tuple[type[Exception], type[DucktowerError]], ...] = (
     # The first match wins: subclasses before their bases.
@@ -53,6 +53,13 @@ _BY_NAME: dict[str, type[DucktowerError]] = {
     "INTERNAL Error": InternalError,
     "IO Error": Unavailable,
 }
+
+_TELLS_PATHS = (
+    *(duckdb.FatalException, duckdb.OutOfMemoryException, duckdb.PermissionException, duckdb.InternalException),
+    *(duckdb.IOException, duckdb.TransactionException, duckdb.HTTPException),
+    duckdb.ResourceInUseException,
+)
+_PATH = re.compile(r"""["'](?:/|[A-Za-z]:[\\/])[^"']*["']|(?<![\w.<>/])/(?:[^\s/"']+/)+[^\s"',;]+""")
 
 _NAMED = re.compile(r"([A-Z][A-Za-z]*(?: [A-Za-z]+)* Error): ")
 
@@ -81,6 +88,8 @@ def translate(error: BaseException, call: Call | None = None) -> DucktowerError:
     if asked is not None:
         return asked
     text = first_line(str(error))
+    if isinstance(error, _TELLS_PATHS):
+        text = without_paths(text, "" if call is None else call.text)
     if isinstance(error, duckdb.TransactionException):
         return _transaction_failure(text)
     if isinstance(error, duckdb.CatalogException):
@@ -98,7 +107,7 @@ def translate(error: BaseException, call: Call | None = None) -> DucktowerError:
         return LimitExceeded("a value is nested too deeply")
     if isinstance(error, MemoryError):
         return LimitExceeded("the server ran out of memory for this call")
-    return InternalError(f"{type(error).__name__}: {text}")
+    return InternalError(f"{type(error).__name__}: {without_paths(text)}")
 
 
 def translate_text(raw: str, call: Call | None = None) -> DucktowerError:
@@ -110,7 +119,14 @@ def translate_text(raw: str, call: Call | None = None) -> DucktowerError:
     named = _NAMED.search(raw)
     if named is None:
         return InvalidSQL(first_line(raw))
-    return _BY_NAME.get(named[1], InvalidSQL)(first_line(raw[named.start() :]))
+    kind = _BY_NAME.get(named[1], InvalidSQL)
+    text = first_line(raw[named.start() :])
+    return kind(text if kind in (InvalidSQL, ConstraintViolation) else without_paths(text, call.text if call else ""))
+
+
+def without_paths(text: str, sent: str = "") -> str:
+    """Return a text without paths of the server's machine; those that the client `sent` itself stay."""
+    return _PATH.sub(lambda found: found[0] if found[0].strip("\"'") in sent else "a file of the server", text)
 
 
 def _reopening(text: str) -> str:

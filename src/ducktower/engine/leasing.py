@@ -16,6 +16,7 @@ from .block_cache import BlockCache
 from .calls import Call, Caller, Calls
 from .database import Database, Lease
 from .failures import translate
+from .shares import Shares
 
 __all__ = ["Cursors"]
 
@@ -29,7 +30,9 @@ class Cursors:
         self.database = database
         self.calls = calls
         self.cache = cache
+        self.shares = Shares(config)
         self._timeout = config.query_timeout_seconds
+        self._timeout_of_one = _shorter(config.query_timeout_seconds, config.principal_query_timeout_seconds)
         self._timeouts = {"upload": config.upload_timeout_seconds}
 
     @contextlib.contextmanager
@@ -40,7 +43,7 @@ class Cursors:
 
         With `leave` the block takes both over when it succeeds.
         """
-        lease = self.database.lease(pool)
+        lease = self.database.lease(pool, None if caller is None else self.shares.of(caller.principal))
         call = self.start(kind, text, caller, lease.interrupt)
         done = False
         try:
@@ -54,8 +57,9 @@ class Cursors:
 
     def start(self, kind: str, text: str, caller: Caller | None, interrupt: Callable[[], None]) -> Call:
         """Register a call with the time limit of its kind."""
-        timeout = self._timeouts.get(kind, self._timeout)
-        return self.calls.start(kind, text, caller or Caller(), timeout_seconds=timeout, interrupt=interrupt)
+        caller = caller or Caller()
+        timeout = self._timeouts.get(kind, self._timeout_of_one if caller.principal.name else self._timeout)
+        return self.calls.start(kind, text, caller, timeout_seconds=timeout, interrupt=interrupt)
 
     @contextlib.contextmanager
     def translated(self, kind: str, call: Call | None = None) -> Iterator[None]:
@@ -70,3 +74,7 @@ class Cursors:
             if ours is error:
                 raise
             raise ours from error
+
+
+def _shorter(one: float | None, other: float | None) -> float | None:
+    return min((limit for limit in (one, other) if limit is not None), default=None)

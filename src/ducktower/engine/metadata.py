@@ -16,7 +16,7 @@ import pyarrow as pa
 
 from .describing import Describer
 
-__all__ = ["TABLE_TYPES", "answered", "catalogs", "db_schemas", "table_types", "tables_of"]
+__all__ = ["TABLE_TYPES", "answered", "catalogs", "db_schemas", "names_of", "table_types", "tables_of"]
 
 TABLE_TYPES = ("LOCAL TEMPORARY", "TABLE", "VIEW")
 _SAME = {"BASE TABLE": "TABLE"}
@@ -134,6 +134,12 @@ def tables_of(
     first_rows = pa.Array.from_buffers(pa.int64(), len(starts), [None, pa.py_buffer(starts)])
     names = _exactly(found.select(range(4)).take(first_rows), _TABLES)
     return names.append_column(_TABLE_SCHEMA, _binary(messages))
+
+
+def names_of(cursor: Any, served: str) -> Any:
+    """Return every table and view that the cursor sees: catalog_name, db_schema_name, table_name, table_type."""
+    filters: dict[str, Any] = {"served": served, "catalog": None, "schemas": None, "tables": None, "types": None}
+    return answered(cursor, f"{_SELECTED} SELECT * FROM selected {_ORDER}", filters, _TABLES)
 
 
 def answered(cursor: Any, sql: str, values: dict[str, Any], schema: Any) -> Any:

@@ -58,6 +58,7 @@ def stream(
         on_release=released,
         error_text=error_text,
         whole_bytes_max=whole_bytes_max,
+        total_bytes_max=config.result_bytes_max,
     )
     if streamed.rows < 0:  # else it was taken whole
         cache.begin()

@@ -20,6 +20,7 @@ from ..errors import Conflict, DucktowerError, InvalidSQL, LimitExceeded
 from . import statements
 from .calls import Call
 from .failures import translate
+from .guard import BEGIN_READ_ONLY
 from .parameters import Parameters, Rows
 
 __all__ = ["Scripts"]
@@ -38,28 +39,28 @@ class Scripts:
         # Held by one statement that met a conflict, while it tries again: so somebody always gets through.
         self._turn = threading.Lock()
 
-    def run(self, cursor: Any, sql: str, parameters: Parameters, call: Call) -> tuple[int, Any]:
-        """Run all of `sql` or nothing; return the last statement's changed rows (-1: not counted) and result.
-
-        The result is a pyarrow.Table, or None when there is none. Parameters go to the last statement. Raises
-        Conflict when others kept changing the same rows for `conflict_retry_seconds`.
-        """
-        return self.run_statements(cursor, statements.script(cursor, sql, self._config.sql_bytes_max), parameters, call)
-
-    def run_statements(
-        self, cursor: Any, script: list[Any], parameters: Parameters | Rows, call: Call
+    def run(
+        self, cursor: Any, script: list[Any], parameters: Parameters | Rows, call: Call, *, read_only: bool = False
     ) -> tuple[int, Any]:
-        """Do what `run` does with statements that were parsed already; none of them is BEGIN, COMMIT or ROLLBACK."""
+        """Run all statements or none; return the last one's changed rows (-1: not counted) and result.
+
+        None of them is BEGIN, COMMIT or ROLLBACK. The result is a pyarrow.Table, or None when there is none.
+        Parameters go to the last statement. Raises Conflict when others kept changing the same rows for
+        `conflict_retry_seconds`, Forbidden when something would be written with `read_only`.
+        """
+        begin = BEGIN_READ_ONLY if read_only else "BEGIN TRANSACTION"
         try:
-            return self._retried(cursor, script, parameters, call)
+            return self._retried(cursor, begin, script, parameters, call)
         finally:
             if any(statements.changes_tables(statement) for statement in script):
                 self._tables_changed()
 
-    def _retried(self, cursor: Any, script: list[Any], parameters: Parameters | Rows, call: Call) -> tuple[int, Any]:
+    def _retried(
+        self, cursor: Any, begin: str, script: list[Any], parameters: Parameters | Rows, call: Call
+    ) -> tuple[int, Any]:
         deadline = time.monotonic() + self._config.conflict_retry_seconds
         try:
-            return self._once(cursor, script, parameters)
+            return self._once(cursor, begin, script, parameters)
         except (duckdb.Error, DucktowerError) as error:
             if not isinstance(translate(error, call), Conflict):
                 raise
@@ -70,7 +71,7 @@ class Scripts:
                 raise Conflict("other transactions kept changing the same rows; nothing was stored")
             try:
                 call.check()
-                return self._once(cursor, script, parameters)
+                return self._once(cursor, begin, script, parameters)
             except (duckdb.Error, DucktowerError) as error:
                 if not isinstance(translate(error, call), Conflict):
                     raise
@@ -79,12 +80,12 @@ class Scripts:
             time.sleep(pause)
             pause = min(pause * 2, _PAUSE_SECONDS_MAX)
 
-    def _once(self, cursor: Any, script: list[Any], parameters: Parameters | Rows) -> tuple[int, Any]:
+    def _once(self, cursor: Any, begin: str, script: list[Any], parameters: Parameters | Rows) -> tuple[int, Any]:
         if len(script) == 1 and statements.runs_alone(script[0]):
             if isinstance(parameters, Rows):
                 raise InvalidSQL("this kind of statement takes no rows of parameters")
             return self.last(cursor, script[0], parameters)
-        cursor.execute("BEGIN TRANSACTION")
+        cursor.execute(begin)
         try:
             for statement in script[:-1]:
                 _run(cursor, statement)

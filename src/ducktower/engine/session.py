@@ -10,14 +10,17 @@ import contextlib
 import threading
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any
 
 import duckdb
 
 from ..errors import InvalidArgument, InvalidSQL, LimitExceeded
-from . import session_options, statements, value_inserts
+from . import session_options, value_inserts
+from .access import Principal
 from .calls import Caller
 from .describing import Description
+from .guard import BEGIN_READ_ONLY, trail_of, who
 from .parameters import Parameters, Rows
 from .prepared import Prepared
 from .session_activity import Activity
@@ -26,6 +29,9 @@ from .session_loads import Ingest, Loading, insert_rows
 from .session_parts import Parts
 from .session_runs import Ran, Runs
 from .session_turns import Turns
+from .trails import add_rows, note_rows, note_script
+from .uploads import UploadLimit
+from .words import Target
 
 __all__ = ["Session"]
 
@@ -35,7 +41,7 @@ _CLOSE_WAIT_SECONDS = 5.0
 class Session:
     """Safe from any thread. Statements without state run beside each other, those on the own cursor take turns."""
 
-    def __init__(self, parts: Parts, session_id: str, principal: str) -> None:
+    def __init__(self, parts: Parts, session_id: str, principal: Principal) -> None:
         self.id = session_id
         self.principal = principal
         self.started = time.monotonic()
@@ -50,7 +56,7 @@ class Session:
 
     # -- transactions ---------------------------------------------------------------------------------
 
-    def begin(self) -> bytes:
+    def begin(self, caller: Caller | None = None) -> bytes:
         """Open a transaction and return its id. It begins in DuckDB with its first statement.
 
         One that was opened before and in which nothing happened is replaced, its id is dead. Raises
@@ -60,11 +66,12 @@ class Session:
             open_one = self._own.transaction
             if open_one is not None and (open_one.id is None or open_one.started):
                 raise InvalidArgument("a transaction is open in this session already; end it first")
-            self._own.transaction = transaction = Transaction(named=True)
+            read_only = who(caller, self.principal).only_reads
+            self._own.transaction = transaction = Transaction(named=True, read_only=read_only)
             assert transaction.id is not None  # noqa: S101 - named ones have an id
             return transaction.id
 
-    def end(self, transaction_id: bytes, *, commit: bool) -> None:
+    def end(self, transaction_id: bytes, *, commit: bool, caller: Caller | None = None) -> None:  # noqa: ARG002
         """Commit the transaction or roll it back. It is over afterwards, also when COMMIT fails.
 
         Raises InvalidArgument for an id that is not the open transaction's, Conflict when others were faster, and
@@ -100,7 +107,7 @@ class Session:
     ) -> Ran:
         """Run SQL and return its result; what writes ran to its end when this returns."""
         self._check(transaction_id)
-        return self.run(self._parsed(sql), sql, parameters, caller)
+        return self._run(self._parsed(sql, caller), sql, parameters, caller)
 
     def update(
         self,
@@ -114,11 +121,14 @@ class Session:
         Outside a transaction a script is all or nothing, unless it has BEGIN, COMMIT or ROLLBACK itself.
         """
         self._check(transaction_id)
-        insert = value_inserts.literals(sql) if parameters is None else None
+        principal = who(caller, self.principal)
+        script = self._parsed(sql, caller) if principal.limited else None  # before rows go anywhere
+        plain = parameters is None and principal.may("writer")
+        insert = value_inserts.literals(sql) if plain else None
         stored = None if insert is None else self.insert(*insert, caller)
         if stored is not None:
             return stored
-        ran = self.run(self._parsed(sql), sql, parameters, caller)
+        ran = self._run(script or self._parsed(sql, caller), sql, parameters, caller)
         ran.reader.close()
         return ran.rows
 
@@ -153,16 +163,36 @@ class Session:
     # -- for prepared statements ----------------------------------------------------------------------
 
     def run(self, script: list[Any], text: str, parameters: Parameters | Rows, caller: Caller | None) -> Ran:
-        """Run parsed statements where they belong."""
+        """Run statements that were parsed earlier, where they belong."""
         self._check(None)
-        return self._runs.run(script, text, parameters, caller)
+        principal, trail = who(caller, self.principal), trail_of(caller)
+        if principal.role != "owner" or trail is not None:
+            with self._parts.cursors.open("internal", "statement", "", self._asks(caller)) as (lease, _):
+                if trail is not None:
+                    note_script(trail, lease.cursor, script)
+                self._parts.guard.admit(lease.cursor, script, principal)
+        return self._run(script, text, parameters, caller)
 
     def insert(self, insert: value_inserts.PlainInsert, table: Any, caller: Caller | None) -> int | None:
         """Store rows by one plain INSERT ... VALUES; None when it is to run as it is written.
 
         Without state they go where all small writes go, the commit queue.
         """
+        trail = trail_of(caller)
+        if caller is None or trail is None:
+            return self._insert(insert, table, caller)
+        stored = self._insert(insert, table, replace(caller, trail=None))
+        if stored is not None:
+            if not trail.statements:  # else it was parsed, and written down then
+                trail.statements.append("INSERT")
+                trail.tables.append(".".join(insert.path))
+            add_rows(trail, stored)
+        return stored
+
+    def _insert(self, insert: value_inserts.PlainInsert, table: Any, caller: Caller | None) -> int | None:
         self._check(None)
+        caller = self._asks(caller)
+        who(caller, self.principal).require("writer", "run INSERT")
         if not self._own.in_use:
             with self._activity.busy():
                 target = insert.target(self._parts, table)
@@ -201,11 +231,32 @@ class Session:
         It runs in the open transaction when there is one; a client that goes away half way fails it.
         """
         self._check(ingest.transaction_id)
+        caller = self._asks(caller)
+        principal = who(caller, self.principal)
+        trail = caller.trail
+        if trail is not None:
+            note_rows(trail, Target(ingest.table, ingest.schema or "main", ingest.mode))
+            caller = replace(caller, trail=None)
+        if ingest.temporary:
+            principal.require("owner", "make temporary tables")
+        self._parts.guard.admit_rows(principal, ingest.schema or "main", ingest.table, ingest.mode)
+        rows = self._ingest(ingest, reader, caller)
+        add_rows(trail, rows)
+        return rows
+
+    def _ingest(self, ingest: Ingest, reader: Any, caller: Caller) -> int:
         if not (ingest.temporary or self._own.in_use):
             with self._activity.busy():
                 return int(self._parts.put(ingest.target(self._parts), reader, caller).rows)
         if caller is not None:
             caller.taken()  # the call that reads has a limit
+        if self.config.upload_bytes_max is None:
+            return self._load(ingest, reader, caller)
+        limit = UploadLimit(self.config.upload_bytes_max)
+        with limit.told():
+            return self._load(ingest, limit.bounded(reader), caller)
+
+    def _load(self, ingest: Ingest, reader: Any, caller: Caller) -> int:
         with self._turns.call("upload", ingest.table, caller) as own_call:
             loading = Loading(ingest, self._parts, reader, own_call.call)
             with self._parts.cursors.cache.streaming():
@@ -221,24 +272,31 @@ class Session:
 
     # -- options --------------------------------------------------------------------------------------
 
-    def options(self) -> dict[str, session_options.Value]:
+    def options(self, caller: Caller | None = None) -> dict[str, session_options.Value]:
         """Return the session's options: catalog, schema, and DuckDB's settings that it may change."""
-        with self.looking("options") as cursor:
+        with self.looking("options", caller=caller) as cursor:
             return session_options.read(cursor)
 
-    def set_options(self, options: dict[str, session_options.Value]) -> dict[str, session_options.Refusal]:
+    def set_options(
+        self, options: dict[str, session_options.Value], caller: Caller | None = None
+    ) -> dict[str, session_options.Refusal]:
         """Set options, None meaning the default; return why those that were not set were refused."""
         refused: dict[str, session_options.Refusal] = {}
-        as_they_are = self.options()
+        caller = self._asks(caller)
+        limited = who(caller, self.principal).limited
+        as_they_are = self.options(caller)
         for name, value in options.items():
-            with self._parts.cursors.open("internal", "options", name, None) as (lease, _):
+            if limited and name == "schema" and value not in (None, "main"):
+                refused[name] = "unfit value"  # names without a schema mean main, for those who see some tables
+                continue
+            with self._parts.cursors.open("internal", "options", name, caller) as (lease, _):
                 sql, refusal = session_options.setting_sql(lease.cursor, self._parts.catalog, name, value)
             if refusal is not None:
                 refused[name] = refusal
                 continue
             if not self._own.kept and session_options.is_so(as_they_are, name, value):
                 continue  # a cursor would be kept for nothing
-            with self._turns.call("options", name, None) as own_call:
+            with self._turns.call("options", name, caller) as own_call:
                 self._own.kept = True
                 own_call.cursor.execute(sql).fetchall()
         return refused
@@ -302,23 +360,42 @@ class Session:
     @contextlib.contextmanager
     def looking(self, kind: str, text: str = "", caller: Caller | None = None) -> Iterator[Any]:
         """Give a cursor for a look that changes nothing: it sees what the session's statements see."""
+        caller = self._asks(caller)
+        only_reads = who(caller, self.principal).only_reads
         transaction = self._own.transaction
         failed = transaction is not None and transaction.failure is not None
         if not failed and (self._own.kept or self.in_transaction):
             with self._turns.call(kind, text, caller) as own_call:
+                if only_reads:
+                    self._own.begin_reading()
                 yield own_call.cursor
         else:
             with self._activity.busy(), self._parts.cursors.open("read", kind, text, caller) as (lease, _):
+                if only_reads:  # looking at a PIVOT runs a part of it
+                    lease.cursor.execute(BEGIN_READ_ONLY)
                 yield lease.cursor
 
     def _described(self, sql: str, caller: Caller | None) -> tuple[list[Any], Description]:
         with self.looking("description", sql, caller) as cursor:
-            script = statements.parsed(cursor, sql, self._parts.config.sql_bytes_max)
+            script = self._parts.guard.parsed(cursor, sql, who(caller, self.principal), trail_of(caller))
             return script, self._parts.describer.describe(cursor, script)
 
-    def _parsed(self, sql: str) -> list[Any]:
-        with self._parts.cursors.open("internal", "statement", sql, None) as (lease, _):
-            return statements.parsed(lease.cursor, sql, self._parts.config.sql_bytes_max)
+    def _parsed(self, sql: str, caller: Caller | None) -> list[Any]:
+        with self._parts.cursors.open("internal", "statement", sql, self._asks(caller)) as (lease, _):
+            return self._parts.guard.parsed(lease.cursor, sql, who(caller, self.principal), trail_of(caller))
+
+    def _run(self, script: list[Any], text: str, parameters: Parameters | Rows, caller: Caller | None) -> Ran:
+        read_only = who(caller, self.principal).only_reads
+        ran = self._runs.run(script, text, parameters, self._asks(caller), read_only=read_only)
+        add_rows(trail_of(caller), ran.rows)
+        return ran
+
+    def _asks(self, caller: Caller | None) -> Caller:
+        """Return who calls, with the rights that it has in this session."""
+        if caller is None:
+            return Caller(principal=self.principal)
+        principal = who(caller, self.principal)
+        return caller if principal is caller.principal else replace(caller, principal=principal)
 
     def _check(self, transaction_id: bytes | None) -> None:
         self._activity.check()

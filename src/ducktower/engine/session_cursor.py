@@ -14,6 +14,7 @@ import duckdb
 from ..errors import Conflict, DucktowerError, InvalidSQL, Unavailable
 from .database import Database, Lease
 from .failures import translate
+from .guard import BEGIN_READ_ONLY
 
 __all__ = ["SessionCursor", "Transaction"]
 
@@ -26,13 +27,14 @@ class Transaction:
     A client that turned autocommit off has one open at all times: an idle one costs no cursor and no snapshot.
     """
 
-    def __init__(self, *, named: bool) -> None:
+    def __init__(self, *, named: bool, read_only: bool = False) -> None:
+        self.read_only = read_only
         self.id = secrets.token_bytes(16) if named else None  # None: begun and ended by SQL alone
         self.restart()
 
     def restart(self) -> None:
         """Be as new: after COMMIT or ROLLBACK in SQL a named transaction goes on with an empty one."""
-        self.begin_sql = "BEGIN TRANSACTION"
+        self.begin_sql = BEGIN_READ_ONLY if self.read_only else "BEGIN TRANSACTION"
         self.started = False
         self.writes = False
         self.changes_tables = False
@@ -59,6 +61,7 @@ class SessionCursor:
         self._generation = 0
         self.transaction: Transaction | None = None
         self.kept = False  # temporary tables, settings or the like are on it
+        self._reading = False  # a transaction of ours is open that only reads, until the turn is given back
 
     @property
     def in_use(self) -> bool:
@@ -85,6 +88,12 @@ class SessionCursor:
         self.lease().cursor.execute(transaction.begin_sql)
         transaction.started = True
 
+    def begin_reading(self) -> None:
+        """Begin a transaction that only reads, for the time of one turn; within an open one do nothing."""
+        if self.transaction is None and not self._reading:
+            self.lease().cursor.execute(BEGIN_READ_ONLY)
+            self._reading = True
+
     def commit(self) -> bool:
         """Commit; return whether there was something to. The transaction is over, whatever happens."""
         transaction = self.transaction
@@ -106,6 +115,7 @@ class SessionCursor:
         """Roll back what is open; harmless when nothing is."""
         if self.transaction is not None:
             self.transaction.started = False
+        self._reading = False
         if self._lease is None:
             return
         for _ in range(_ROLLBACK_TRIES):
@@ -147,6 +157,10 @@ class SessionCursor:
         """Give the cursor back when nothing is kept on it, or when its database is gone."""
         if self._lease is None:
             return
+        if self._reading:
+            self.rollback()
+            if self._lease is None:
+                return
         lost = self._database.state == "reopening" or self._generation != self._database.generation
         if lost and self.transaction is not None and self.transaction.started:
             self.transaction.failure = Unavailable("the database was reopened after a fatal error")
@@ -161,7 +175,7 @@ class SessionCursor:
     def close(self) -> None:
         """Roll back and give the cursor back, whatever is kept on it. Twice is harmless."""
         self.transaction = None
-        self.kept = False
+        self.kept = self._reading = False
         if self._lease is not None:
             self._lease.close()  # closing a cursor rolls back
             self._lease = None

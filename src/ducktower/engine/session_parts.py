@@ -9,6 +9,7 @@ from typing import Any
 from ..config import EngineConfig
 from .calls import Caller
 from .describing import Describer
+from .guard import Guard
 from .known_tables import KnownTables
 from .leasing import Cursors
 from .scripts import Scripts
@@ -24,6 +25,7 @@ class Parts:
     config: EngineConfig
     catalog: str
     cursors: Cursors
+    guard: Guard
     scripts: Scripts
     describer: Describer
     known_tables: KnownTables

@@ -20,6 +20,7 @@ from ..errors import Conflict, DucktowerError, Forbidden, InvalidSQL
 from . import statements
 from .calls import Call, Caller
 from .failures import translate
+from .guard import BEGIN_READ_ONLY
 from .parameters import Parameters, Rows
 from .reading import stream
 from .session_activity import Activity
@@ -59,28 +60,36 @@ class Runs:
         self._own = own
         self._turns = turns
 
-    def run(self, script: list[Any], text: str, parameters: Parameters | Rows, caller: Caller | None) -> Ran:
-        """Run parsed statements, where they belong."""
+    def run(
+        self, script: list[Any], text: str, parameters: Parameters | Rows, caller: Caller, *, read_only: bool
+    ) -> Ran:
+        """Run parsed statements, where they belong; with `read_only` in transactions that only read."""
         if not (self._own.in_use or any(map(statements.keeps_state, script))):
-            return self._beside(script, text, parameters, caller)
+            return self._beside(script, text, parameters, caller, read_only=read_only)
         with self._turns.call("statement", text, caller) as own_call:
-            return self._on_own(own_call, script, parameters)
+            open_one = self._own.transaction
+            if read_only and open_one is not None and not open_one.read_only:
+                raise Forbidden("the transaction was begun by a role that may write; a reader may not use it")
+            return self._on_own(own_call, script, parameters, read_only=read_only)
 
     # -- on cursors of the engine's -------------------------------------------------------------------
 
-    def _beside(self, script: list[Any], text: str, parameters: Parameters | Rows, caller: Caller | None) -> Ran:
+    def _beside(
+        self, script: list[Any], text: str, parameters: Parameters | Rows, caller: Caller, *, read_only: bool
+    ) -> Ran:
         if len(script) == 1 and statements.is_query(script[0]) and not isinstance(parameters, Rows):
-            # A query that the read-only transaction refuses (nextval, EXPLAIN ANALYZE INSERT) runs as what writes.
-            with contextlib.suppress(Forbidden):
+            # A query that the read-only transaction refuses (nextval, EXPLAIN ANALYZE INSERT) runs as what writes,
+            # for those who may write.
+            with contextlib.nullcontext() if read_only else contextlib.suppress(Forbidden):
                 return self._read(script[0], text, parameters, caller)
         with (
             self._activity.busy(),
             self._parts.cursors.open("execute", "statement", text, caller) as (lease, call),
             self._activity.running(call),
         ):
-            return self._autocommitted(lease.cursor, script, parameters, call)
+            return self._autocommitted(lease.cursor, script, parameters, call, read_only=read_only)
 
-    def _read(self, statement: Any, text: str, parameters: Parameters, caller: Caller | None) -> Ran:
+    def _read(self, statement: Any, text: str, parameters: Parameters, caller: Caller) -> Ran:
         parts = self._parts
         self._activity.enter()
         try:
@@ -94,7 +103,7 @@ class Runs:
                     self._activity.leave()
 
                 try:
-                    lease.cursor.execute("BEGIN TRANSACTION READ ONLY")
+                    lease.cursor.execute(BEGIN_READ_ONLY)
                     cache = parts.cursors.cache
                     streamed = stream(lease.cursor, statement, parameters, call, parts.config, release, cache)
                 except BaseException:
@@ -106,9 +115,12 @@ class Runs:
             self._activity.leave()
             raise
 
-    def _autocommitted(self, cursor: Any, script: list[Any], parameters: Parameters | Rows, call: Call) -> Ran:
-        rows, table = self._parts.scripts.run_statements(cursor, script, parameters, call)
-        self._parts.committed()
+    def _autocommitted(
+        self, cursor: Any, script: list[Any], parameters: Parameters | Rows, call: Call, *, read_only: bool
+    ) -> Ran:
+        rows, table = self._parts.scripts.run(cursor, script, parameters, call, read_only=read_only)
+        if not read_only:
+            self._parts.committed()
         return self._ran(rows, table)
 
     def _ran(self, rows: int, table: Any) -> Ran:
@@ -117,40 +129,43 @@ class Runs:
 
     # -- on the session's own cursor ------------------------------------------------------------------
 
-    def _on_own(self, own_call: OwnCall, script: list[Any], parameters: Parameters | Rows) -> Ran:
+    def _on_own(self, own_call: OwnCall, script: list[Any], parameters: Parameters | Rows, *, read_only: bool) -> Ran:
         in_steps = self._own.transaction is not None or any(map(_is_transaction, script))
         if not in_steps and not (len(script) == 1 and statements.is_query(script[0])):
             self._keep(*script)
-            return self._autocommitted(own_call.cursor, script, parameters, own_call.call)
+            return self._autocommitted(own_call.cursor, script, parameters, own_call.call, read_only=read_only)
         for statement in script[:-1]:
-            self._step(own_call, statement, None)
+            self._step(own_call, statement, None, read_only=read_only)
         last = script[-1]
         if statements.is_query(last) and not isinstance(parameters, Rows):
-            return self._streamed(own_call, last, parameters)
-        return self._step(own_call, last, parameters)
+            return self._streamed(own_call, last, parameters, read_only=read_only)
+        return self._step(own_call, last, parameters, read_only=read_only)
 
-    def _step(self, own_call: OwnCall, statement: Any, parameters: Parameters | Rows) -> Ran:
+    def _step(self, own_call: OwnCall, statement: Any, parameters: Parameters | Rows, *, read_only: bool) -> Ran:
         """Run one statement of a script to its end."""
         if _is_transaction(statement):
-            self._transact(statement)
+            self._transact(statement, read_only=read_only)
             return self._ran(-1, None)
         self._keep(statement)
         transaction = self._own.transaction
         if transaction is None:
-            return self._autocommitted(own_call.cursor, [statement], parameters, own_call.call)
+            return self._autocommitted(own_call.cursor, [statement], parameters, own_call.call, read_only=read_only)
         self._enter(own_call.cursor, statement, parameters)
-        transaction.wrote(statements.changes_tables(statement))
+        if not read_only:
+            transaction.wrote(statements.changes_tables(statement))
         if isinstance(parameters, Rows):
             return self._ran(*self._parts.scripts.for_each(own_call.cursor, statement, parameters))
         return self._ran(*self._parts.scripts.last(own_call.cursor, statement, parameters))
 
-    def _streamed(self, own_call: OwnCall, statement: Any, parameters: Parameters) -> Ran:
+    def _streamed(self, own_call: OwnCall, statement: Any, parameters: Parameters, *, read_only: bool) -> Ran:
         transaction = self._own.transaction
         changes_tables = statements.changes_tables(statement)  # EXPLAIN ANALYZE runs what it explains
         if transaction is not None:
             self._enter(own_call.cursor, statement, parameters)
             if changes_tables:
                 transaction.wrote(changes_tables)
+        elif read_only:
+            self._own.begin_reading()
         config = self._parts.config
         call = own_call.call
         streamed = stream(
@@ -185,7 +200,7 @@ class Runs:
 
     # -- transactions ---------------------------------------------------------------------------------
 
-    def _transact(self, statement: Any) -> None:
+    def _transact(self, statement: Any, *, read_only: bool) -> None:
         """Run BEGIN, COMMIT or ROLLBACK that came as SQL.
 
         A transaction with an id is a mode of the client's: after COMMIT or ROLLBACK in SQL it goes on, empty.
@@ -195,7 +210,7 @@ class Runs:
         if verb not in (*_BEGIN_VERBS, *_COMMIT_VERBS, *_ROLLBACK_VERBS):
             raise InvalidSQL(f'"{verb}" is no way to begin or to end a transaction here')
         if verb in _BEGIN_VERBS:
-            self._begin(transaction, statement.query)
+            self._begin(transaction, statement.query, read_only=read_only)
         elif transaction is None:
             raise InvalidSQL(f"{verb} needs a transaction, and none is open")
         else:
@@ -207,11 +222,12 @@ class Runs:
             finally:
                 self._over(transaction)
 
-    def _begin(self, transaction: Transaction | None, begin_sql: str) -> None:
+    def _begin(self, transaction: Transaction | None, begin_sql: str, *, read_only: bool) -> None:
         if transaction is not None and transaction.started:
             raise InvalidSQL("a transaction is open already; COMMIT or ROLLBACK it first")
-        self._own.transaction = transaction = transaction or Transaction(named=False)
-        transaction.begin_sql = begin_sql
+        self._own.transaction = transaction = transaction or Transaction(named=False, read_only=read_only)
+        if not transaction.read_only:  # else it only reads, whatever the SQL says
+            transaction.begin_sql = begin_sql
         try:
             self._own.begin()
         except BaseException:

@@ -13,6 +13,9 @@ import time
 from typing import Any
 
 from ..errors import Overloaded, Unavailable
+from .access import LOCAL, Principal
+from .calls import Caller
+from .guard import who
 from .session import Session
 from .session_parts import Parts
 
@@ -37,7 +40,7 @@ class Sessions:
         self._thread = threading.Thread(target=self._look, name="ducktower-sessions", daemon=True)
         self._thread.start()
 
-    def open(self, principal: str = "", *, session_id: str | None = None) -> Session:
+    def open(self, principal: Principal = LOCAL, *, session_id: str | None = None) -> Session:
         """Open a session, or return the one that has the id `session_id`; without it one that cannot be guessed.
 
         Raises Overloaded when there are `sessions_max`, Unavailable while the server stops.
@@ -49,10 +52,17 @@ class Sessions:
             if session is None:
                 if len(self._sessions) >= self._config.sessions_max:
                     raise Overloaded(f"there are {self._config.sessions_max} sessions already")
+                self._check_share(principal)
                 session = Session(self._parts, session_id or secrets.token_urlsafe(24), principal)
                 self._sessions[session.id] = session
         session.touch()
         return session
+
+    def _check_share(self, principal: Principal) -> None:
+        """Raise Overloaded when the principal, if it has a name, has all of its sessions. Called with the lock."""
+        name, most = principal.name, self._config.principal_sessions_max
+        if name and sum(session.principal.name == name for session in self._sessions.values()) >= most:
+            raise Overloaded(f'"{name}" has {most} sessions already')
 
     def find(self, session_id: str) -> Session | None:
         """Return the session of that id, or None when it is unknown, expired or closed."""
@@ -75,18 +85,23 @@ class Sessions:
         session.close()
         return True
 
-    def describe(self) -> list[dict[str, Any]]:
-        """Describe the sessions, oldest first; ids only by their beginning, since an id is a key."""
+    def describe(self, caller: Caller | None = None) -> list[dict[str, Any]]:
+        """Describe the sessions that the caller may know of, oldest first: an owner all, everybody else its own.
+
+        Ids only by their beginning, since an id is a key.
+        """
+        principal = who(caller)
         now = time.monotonic()
         return [
             {
                 "session": session.id[:6],
-                "principal": session.principal,
+                "principal": session.principal.name,
                 "seconds": round(now - session.started, 3),
                 "idle_seconds": round(session.idle_seconds(), 3),
                 "in_transaction": session.in_transaction,
             }
             for session in self._all()
+            if principal.role == "owner" or session.principal.name == principal.name
         ]
 
     def close_idle(self) -> None:

@@ -23,6 +23,7 @@ __all__ = [
     "keeps_state",
     "kind_of",
     "one_query",
+    "only_query",
     "parsed",
     "runs_alone",
     "script",
@@ -61,7 +62,7 @@ _NESTING_MAX = 1_000
 _BRACKETS = re.compile(r"[()\[\]{}]")
 
 _CHANGE_ROWS = frozenset({"INSERT", "UPDATE", "DELETE", "MERGE_INTO"})
-_KEEP_TABLES = _QUERIES | _CHANGE_ROWS
+_KEEP_TABLES = _QUERIES | _CHANGE_ROWS | {"SET", "TRANSACTION"}
 _RETURNING = re.compile(r"\breturning\b", re.IGNORECASE)
 
 
@@ -153,7 +154,11 @@ def one_query(cursor: Any, sql: str, bytes_max: int) -> Any:
 
     Raises InvalidSQL when there is not exactly one, Forbidden when it is of a kind that does more than ask.
     """
-    statements = script(cursor, sql, bytes_max)
+    return only_query(script(cursor, sql, bytes_max))
+
+
+def only_query(statements: list[Any]) -> Any:
+    """Return the one statement of a script that only asks; raise what `one_query` does."""
     if len(statements) != 1:
         raise InvalidSQL(f"a query is one statement, not {len(statements)}; a script goes to `execute`")
     kind = kind_of(statements[0])

@@ -24,6 +24,7 @@ import contextlib
 import ctypes
 import errno
 import logging
+import sys
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -31,6 +32,7 @@ from typing import Any, NamedTuple
 
 import pyarrow as pa
 
+from ..errors import LimitExceeded, coded_text
 from .batch_bytes import BatchBytes
 
 __all__ = ["Streamed", "bounded", "chained", "in_pieces"]
@@ -92,6 +94,11 @@ class _Changed:
     on_release: Callable[[], None]
     error_text: Callable[[str], str] | None
     bound: _Bound | None
+    left: int | None = None
+    """Bytes that may still come, where there is a limit."""
+    on_limit: Callable[[], str] | None = None
+    """Called once when more came; returns the text of the failure."""
+    refusal: str | None = None
     text: Any = None  # keeps the last error's bytes alive for the consumer
 
 
@@ -106,8 +113,13 @@ def _next(stream: Any, out: int) -> int:
         changed = _open[stream.contents.private_data]
         if not changed.ahead and changed.bound is not None:
             failed = int(_GetNext(changed.get_next)(stream, out))
-            if failed or not _cut(changed, changed.bound, out):
+            if failed:
                 return failed
+            cut = _cut(changed, changed.bound, out)
+            if changed.left is not None and _is_too_much(changed, changed.bound, out, cut=cut):
+                return errno.EFBIG
+            if not cut:
+                return 0
         _, capsule = changed.ahead.popleft().__arrow_c_array__()
         address = _capsule_pointer(capsule, b"arrow_array")
         ctypes.memmove(out, address, ctypes.sizeof(_Array))
@@ -130,8 +142,31 @@ def _cut(changed: _Changed, bound: _Bound, out: int) -> bool:
     return True
 
 
+def _is_too_much(changed: _Changed, bound: _Bound, out: int, *, cut: bool) -> bool:
+    """Count the batch that came; drop it when the limit is passed."""
+    if cut:
+        nbytes = sum(batch.nbytes for batch in changed.ahead)
+    elif _Array.from_address(out).release is None:  # the end of the stream
+        return False
+    else:
+        nbytes = bound.sizes.of(out)
+    assert changed.left is not None  # noqa: S101 - the caller looked
+    changed.left -= nbytes
+    if changed.left >= 0:
+        return False
+    if cut:
+        changed.ahead.clear()
+    else:
+        pa.RecordBatch._import_from_c(out, bound.schema)  # takes it away, and frees it
+    changed.refusal = changed.on_limit() if changed.on_limit is not None else "the stream is too large"
+    return True
+
+
 def _last_error(stream: Any) -> int | None:
     changed = _open[stream.contents.private_data]
+    if changed.refusal is not None:
+        changed.text = ctypes.create_string_buffer(changed.refusal.encode())
+        return ctypes.addressof(changed.text)
     raw = _GetLastError(changed.get_last_error)(stream)
     text = ctypes.string_at(raw).decode(errors="replace") if raw else ""
     if changed.error_text is not None:
@@ -192,20 +227,28 @@ def chained(
     on_release: Callable[[], None] = _nothing,
     error_text: Callable[[str], str] | None = None,
     bytes_max: int | None = None,
+    total_bytes_max: int | None = None,
+    on_limit: Callable[[], str] | None = None,
 ) -> Any:
     """Return a native `pyarrow.RecordBatchReader` of the batches `ahead`, then of what `reader` still holds.
 
-    With `bytes_max`, further batches are cut into pieces of at most so many bytes.
+    With `bytes_max`, further batches are cut into pieces of at most so many bytes. With `total_bytes_max` the stream
+    fails with the text that `on_limit` returns when more than that has come.
 
     `on_release` is called once when the returned reader is freed, by the thread that frees it. `error_text`
     maps the text of a failure within the stream to the text that the consumer reports.
     """
     schema = reader.schema
-    bound = None if bytes_max is None else _Bound(schema, BatchBytes(schema), bytes_max)
+    bound = None
+    if bytes_max is not None or total_bytes_max is not None:
+        bound = _Bound(schema, BatchBytes(schema), sys.maxsize if bytes_max is None else bytes_max)
+    left = None if total_bytes_max is None else total_bytes_max - sum(batch.nbytes for batch in ahead)
     capsule = reader.__arrow_c_stream__()
     stream = _Stream.from_address(_capsule_pointer(capsule, b"arrow_array_stream"))
     _open[stream.private_data] = _Changed(
-        deque(ahead), stream.get_next, stream.get_last_error, stream.release, on_release, error_text, bound
+        *(deque(ahead), stream.get_next, stream.get_last_error, stream.release, on_release, error_text, bound),
+        left=left,
+        on_limit=on_limit,
     )
     if ahead or bound is not None:
         stream.get_next = _address(_next_c)
@@ -235,6 +278,10 @@ def _pieces(batch: Any, batch_bytes_max: int) -> Iterator[Any]:
     yield from _pieces(batch.slice(middle), batch_bytes_max)
 
 
+def _too_large(bytes_max: int) -> LimitExceeded:
+    return LimitExceeded(f"the result has more than {bytes_max} bytes, the limit of one call")
+
+
 def bounded(
     reader: Any,
     *,
@@ -243,6 +290,7 @@ def bounded(
     on_release: Callable[[], None],
     error_text: Callable[[str], str],
     whole_bytes_max: int = 0,
+    total_bytes_max: int | None = None,
 ) -> Streamed:
     """Return what `reader` holds as a stream fit for the wire; its first batch is computed before this returns.
 
@@ -251,6 +299,7 @@ def bounded(
     - A result whose batches are sure to fit (`exact`) goes on as the native stream.
     - Any other stays native too, but the size of each batch is looked at, and one that is larger than
       `batch_bytes_max` is cut: how wide its rows are is not known before they are there.
+    - With `total_bytes_max` the bytes of all are counted; past it the result fails with LIMIT_EXCEEDED.
     """
     schema = reader.schema
     ahead: list[Any] = []
@@ -260,6 +309,9 @@ def bounded(
         try:
             ahead.append(reader.read_next_batch())
             nbytes += ahead[-1].nbytes
+            if total_bytes_max is not None and nbytes > total_bytes_max:
+                reader.close()
+                raise _too_large(total_bytes_max)
         except StopIteration:
             ended = True
     pieces = ahead if exact else _cut_up(ahead, batch_bytes_max)
@@ -269,5 +321,13 @@ def bounded(
         whole = pa.Table.from_batches(pieces, schema=schema)
         return Streamed(whole.to_reader(), whole.num_rows, nbytes)
     bytes_max = None if exact else batch_bytes_max
-    chain = chained(pieces, reader, on_release=on_release, error_text=error_text, bytes_max=bytes_max)
+    chain = chained(
+        pieces,
+        reader,
+        on_release=on_release,
+        error_text=error_text,
+        bytes_max=bytes_max,
+        total_bytes_max=total_bytes_max,
+        on_limit=None if total_bytes_max is None else lambda: coded_text(_too_large(total_bytes_max)),
+    )
     return Streamed(chain, -1, nbytes)

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple, TypeAlias, get_args
 
 from ..errors import DucktowerError, InvalidArgument, TimedOut
+from .shares import Share
 
 __all__ = ["MODES", "Divided", "Executed", "Mode", "Outcome", "PlanKey", "Receipt", "SlowWrite", "Target", "Write"]
 
@@ -116,6 +117,8 @@ class Write:
     """Called once, by the committing thread, after COMMIT returned or the write failed. Must not block."""
     parts: tuple[int, ...] = ()
     """Rows of each write of a batch that carries several; one batch then."""
+    share: Share | None = None
+    """Whose it is, of those who have a share of the queue."""
 
     @property
     def count(self) -> int:

@@ -64,6 +64,10 @@ class DucktowerStatusNotFound(pa.ArrowKeyError, metaclass=_Muted):
     """Sent as NOT_FOUND."""
 
 
+class DucktowerStatusUnknown(Exception, metaclass=_Muted):
+    """Sent as UNKNOWN."""
+
+
 _STATUS: dict[type[DucktowerError], type[Exception]] = {
     Unimplemented: DucktowerStatusUnimplemented,
     InvalidArgument: DucktowerStatusInvalid,
@@ -99,9 +103,14 @@ _UNCODED: tuple[tuple[type[BaseException], type[DucktowerError]], ...] = (
 )
 
 
-def to_flight(error: DucktowerError, bytes_max: int) -> Exception:
-    """Return the exception that makes pyarrow's server answer with this error and nothing more."""
+def to_flight(error: DucktowerError, bytes_max: int, *, of_get_schema: bool = False) -> Exception:
+    """Return the exception that makes pyarrow's server answer with this error and nothing more.
+
+    pyarrow's GetSchema knows none of Flight's own errors, and sends their traceback: there they are UNKNOWN.
+    """
     kind = _STATUS[next(base for base in type(error).__mro__ if base in _STATUS)]
+    if of_get_schema and issubclass(kind, flight.FlightError):
+        kind = DucktowerStatusUnknown
     return kind(coded_text(error, bytes_max))
 
 

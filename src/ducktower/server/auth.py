@@ -1,7 +1,7 @@
-"""Who is calling. Today nobody is asked, and the address decides who can call.
+"""Who is calling: credentials become a login, or one refusal that tells nothing of what was wrong with them.
 
-Owns the rule which addresses may be served without asking, and what credentials are worth. Must never read a
-request's data.
+Owns how an `authorization` header is read, and the rule which addresses may be served how. Must never read a request's
+data.
 """
 
 from __future__ import annotations
@@ -13,43 +13,60 @@ import socket
 
 from ..config import ServerConfig
 from ..errors import Forbidden, InvalidArgument, Unauthenticated
+from .logins import Login, Logins
 
 __all__ = ["Authenticator", "check_address"]
 
 _USER_MAX = 256
 """A name travels in every session token, and headers are bounded."""
+_HEADER_MAX = 4_096
+"""Longest header that is looked at: none of ours is so long, and those that are good are remembered."""
 
 
 class Authenticator:
-    """Turns credentials into a principal: a name. There are no users yet, so all are accepted, and none too.
+    """Turns a header into a login. Safe from any thread."""
 
-    A server that knows its users replaces these three methods.
-    """
+    def __init__(self, logins: Logins) -> None:
+        self._logins = logins
 
-    def nobody(self) -> str:
-        """Return the principal of a caller without credentials. Raises Unauthenticated where one must have them."""
-        return ""
+    def login(self, authorization: str | None) -> Login:
+        """Return who an `authorization` header speaks for. Raises Unauthenticated."""
+        header = authorization or ""
+        login = self._logins.known(header)
+        if login is None:
+            login = self._verified(header)
+        return login
 
-    def password(self, user: str, _password: str) -> str:
-        """Return the principal of a user. Raises Unauthenticated."""
-        return user
+    def granted(self, grant_id: str, name: str) -> Login | None:
+        """Return the login that a session's token goes back to; None when it is over."""
+        return self._logins.granted(grant_id, name)
 
-    def bearer(self, _token: str) -> str:
-        """Return the principal that a token stands for. Raises Unauthenticated."""
-        return ""
+    def _verified(self, header: str) -> Login:
+        if len(header) > _HEADER_MAX:
+            raise Unauthenticated(f"the authorization has {len(header)} characters, the limit is {_HEADER_MAX}")
+        name, token = _credentials(header)
+        login = self._logins.open(name or "", header)
+        if login is None:
+            if not header:
+                raise Unauthenticated("the server asks who calls: give a token")
+            login = self._logins.verified(token, name, header)
+        if login is None:
+            raise Unauthenticated("the token or password is not good here, or not any more")
+        return login
 
-    def principal(self, authorization: str | None) -> str:
-        """Return who an `authorization` header speaks for. Raises Unauthenticated when it cannot be read."""
-        if not authorization:
-            return self.nobody()
-        scheme, _, credentials = authorization.partition(" ")
-        match scheme.lower():
-            case "bearer":
-                return self.bearer(credentials.strip())
-            case "basic":
-                return self.password(*_user_and_password(credentials.strip()))
-            case _:
-                raise Unauthenticated("the authorization is neither Basic nor Bearer")
+
+def _credentials(header: str) -> tuple[str | None, str]:
+    """Return the user's name, None for a bearer, and the token."""
+    if not header:
+        return None, ""
+    scheme, _, credentials = header.partition(" ")
+    match scheme.lower():
+        case "bearer":
+            return None, credentials.strip()
+        case "basic":
+            return _user_and_password(credentials.strip())
+        case _:
+            raise Unauthenticated("the authorization is neither Basic nor Bearer")
 
 
 def _user_and_password(credentials: str) -> tuple[str, str]:
@@ -66,8 +83,8 @@ def _user_and_password(credentials: str) -> tuple[str, str]:
     return user, password
 
 
-def check_address(config: ServerConfig) -> None:
-    """Refuse an address that other machines reach, unless `insecure` says that this is meant.
+def check_address(config: ServerConfig, *, asks: bool, encrypts: bool) -> None:
+    """Refuse an address that other machines reach unless there are tokens and TLS, or `insecure` says that it is meant.
 
     Raises Forbidden, or InvalidArgument for a host that cannot be resolved.
     """
@@ -78,7 +95,16 @@ def check_address(config: ServerConfig) -> None:
     addresses = {str(info[4][0]).split("%", 1)[0] for info in found}
     if config.insecure or all(ipaddress.ip_address(address).is_loopback for address in addresses):
         return
-    raise Forbidden(
-        f'host "{config.host}" can be reached by other machines and callers are not asked who they are; '
-        "add --insecure if that is meant"
-    )
+    missing = [
+        what
+        for what, there in (
+            ("tokens (ducktower token create)", asks),
+            ("TLS (--tls auto, or --tls-cert and --tls-key)", encrypts),
+        )
+        if not there
+    ]
+    if missing:
+        raise Forbidden(
+            f'host "{config.host}" can be reached by other machines: it needs {" and ".join(missing)}; '
+            "add --insecure if it is meant without"
+        )

@@ -16,9 +16,17 @@ import pyarrow as pa
 import pyarrow.flight as flight
 
 from ..config import ServerConfig
-from ..engine import Appending, Caller, Engine, Receipt, Target
+from ..engine import Appending, Caller, Engine, Principal, Receipt, Target
 from ..engine.words import Divided, Outcome
-from ..errors import Cancelled, DucktowerError, InternalError, InvalidArgument, LimitExceeded, Unavailable
+from ..errors import (
+    Cancelled,
+    DucktowerError,
+    InternalError,
+    InvalidArgument,
+    LimitExceeded,
+    Unauthenticated,
+    Unavailable,
+)
 from ..protocol import commands
 from .acks import AckPump, Outbox
 from .idle_streams import IdleStreams
@@ -42,13 +50,15 @@ class _Action(NamedTuple):
 class PlainFlight:
     """The handlers. Each runs in the thread of its call and raises errors of `ducktower.errors`."""
 
-    def __init__(self, engine: Engine, config: ServerConfig) -> None:
+    def __init__(self, engine: Engine, config: ServerConfig, counts: Callable[[], dict[str, int]]) -> None:
+        """`counts` gives what the server itself counts."""
         self._engine = engine
+        self._counts = counts
         self._config = config
         self._acks = AckPump(workers_max=config.calls_in_flight_max)
         self.idle = IdleStreams(config.stream_idle_seconds)
         self._lock = threading.Lock()  # guards _open_streams
-        self._open_streams: set[Outbox] = set()
+        self._open_streams: dict[Outbox, Caller] = {}
         self._actions: dict[str, _Action] = {
             "health": _Action("State of the server and its database.", self._health),
             "execute": _Action(
@@ -75,7 +85,7 @@ class PlainFlight:
         if descriptor.descriptor_type == flight.DescriptorType.CMD:
             return _flight_info(self.schema(descriptor, caller), descriptor, descriptor.command, rows=-1)
         schema_name, table = commands.parse_path(descriptor.path)
-        return self._table_info(Target(table, schema_name), descriptor)
+        return self._table_info(Target(table, schema_name), descriptor, caller)
 
     def schema(self, descriptor: Any, caller: Caller) -> Any:
         """GetSchema of a query or of a table, without counting anything."""
@@ -83,19 +93,20 @@ class PlainFlight:
             query = commands.parse_query(descriptor.command, "command")
             return self._engine.describe(query.sql, query.parameters, caller)
         schema_name, table = commands.parse_path(descriptor.path)
-        return self._engine.table_schema(Target(table, schema_name))
+        return self._engine.table_schema(Target(table, schema_name), caller)
 
-    def infos(self) -> Iterator[Any]:
-        """ListFlights: every table."""
-        for row in self._engine.tables().to_pylist():
+    def infos(self, caller: Caller) -> Iterator[Any]:
+        """ListFlights: every table that the caller sees."""
+        for row in self._engine.tables(caller).to_pylist():
             target = Target(row["table_name"], row["schema_name"])
             try:
-                yield self._table_info(target, flight.FlightDescriptor.for_path(target.schema, target.table))
+                descriptor = flight.FlightDescriptor.for_path(target.schema, target.table)
+                yield self._table_info(target, descriptor, caller)
             except DucktowerError as error:
                 log.info("table %s is left out of the list: %s", target.label, error)
 
-    def _table_info(self, target: Target, descriptor: Any) -> Any:
-        schema, rows = self._engine.table_info(target)
+    def _table_info(self, target: Target, descriptor: Any, caller: Caller) -> Any:
+        schema, rows = self._engine.table_info(target, caller)
         return _flight_info(schema, descriptor, self._engine.table_query(target).encode(), rows)
 
     # -- writing --------------------------------------------------------------------------------------
@@ -121,18 +132,18 @@ class PlainFlight:
         else:
             outbox = Outbox(self._acks, writer)
             with self._lock:
-                self._open_streams.add(outbox)
+                self._open_streams[outbox] = caller
             try:
                 with self.idle.watch(caller, lambda why: outbox.tell(commands.rejection(None, why))) as watched:
                     self._append(target, reader, outbox, watched)
             finally:
                 outbox.close()
                 with self._lock:
-                    self._open_streams.discard(outbox)
+                    self._open_streams.pop(outbox, None)
 
     def _append(self, target: Target, reader: Any, outbox: Outbox, caller: Caller) -> None:
         """Queue each batch as a write of its own; answers go out as their commits return."""
-        appending = self._engine.appending(target, _schema_of(reader))
+        appending = self._engine.appending(target, _schema_of(reader), caller)
         last = 0
         while True:
             try:
@@ -208,11 +219,12 @@ class PlainFlight:
     def _health(self, _arguments: dict[str, Any], _caller: Caller) -> Iterator[bytes]:
         yield commands.to_json({"version": _VERSION, **self._engine.health()})
 
-    def _statistics(self, _arguments: dict[str, Any], _caller: Caller) -> Iterator[bytes]:
-        yield commands.to_json(self._engine.statistics())
+    def _statistics(self, _arguments: dict[str, Any], caller: Caller) -> Iterator[bytes]:
+        yield commands.to_json(self._engine.statistics(caller) | self._counts())
 
-    def _sessions(self, _arguments: dict[str, Any], _caller: Caller) -> Iterator[bytes]:
-        yield commands.to_json({"sessions": self._engine.running(), "flight_sql": self._engine.sessions.describe()})
+    def _sessions(self, _arguments: dict[str, Any], caller: Caller) -> Iterator[bytes]:
+        sessions = self._engine.sessions.describe(caller)
+        yield commands.to_json({"sessions": self._engine.running(caller), "flight_sql": sessions})
 
     def _execute(self, arguments: dict[str, Any], caller: Caller) -> Iterator[bytes]:
         query = commands.parse_query(arguments["raw"], "action's body")
@@ -221,18 +233,28 @@ class PlainFlight:
         if done.table is not None:
             yield from _ipc_pieces(done.table)
 
-    def _tables(self, _arguments: dict[str, Any], _caller: Caller) -> Iterator[bytes]:
-        yield from _ipc_pieces(self._engine.tables())
+    def _tables(self, _arguments: dict[str, Any], caller: Caller) -> Iterator[bytes]:
+        yield from _ipc_pieces(self._engine.tables(caller))
 
-    def _cancel(self, arguments: dict[str, Any], _caller: Caller) -> Iterator[bytes]:
+    def _cancel(self, arguments: dict[str, Any], caller: Caller) -> Iterator[bytes]:
         number = arguments.get("id")
         if not isinstance(number, int) or isinstance(number, bool):
             raise InvalidArgument('"cancel" needs {"id": n}, an id that "sessions" shows')
-        yield commands.to_json({"cancelled": self._engine.cancel(number)})
+        yield commands.to_json({"cancelled": self._engine.cancel(number, caller)})
 
-    def _checkpoint(self, _arguments: dict[str, Any], _caller: Caller) -> Iterator[bytes]:
-        self._engine.checkpoint()
+    def _checkpoint(self, _arguments: dict[str, Any], caller: Caller) -> Iterator[bytes]:
+        self._engine.checkpoint(caller)
         yield commands.to_json({"commit": self._engine.commit})
+
+    def part_with(self, whose: Callable[[Principal], bool]) -> None:
+        """Tell the open streams of the principals that `whose` names, once, that they are over."""
+        farewell = commands.rejection(None, Unauthenticated("the token was revoked or has expired"))
+        with self._lock:
+            streams = [outbox for outbox, caller in self._open_streams.items() if whose(caller.principal)]
+            for outbox in streams:
+                del self._open_streams[outbox]
+        for outbox in streams:
+            outbox.tell(farewell)
 
     def close(self) -> None:
         """Ask the clients of open streams to end them, and end the acknowledging threads."""

@@ -14,20 +14,26 @@ import socket
 import sys
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 import pyarrow as pa
 
 from ..config import EngineConfig, ServerConfig
-from ..engine import Engine
+from ..engine import Engine, Principal
 from ..errors import InvalidArgument, Unavailable
 from ..malloc import keep_freed_memory
+from .audit import AuditLog
 from .auth import Authenticator, check_address
 from .connections import cut
 from .flight import Listener
 from .flight_sql import FlightSql
+from .logins import Logins
 from .plain_flight import PlainFlight
+from .tls import Tls, tls_of
+from .token_file import TokenFile
 from .visits import Visits
 
 __all__ = ["FlightServer", "serve"]
@@ -36,13 +42,15 @@ log = logging.getLogger(__name__)
 
 _SHUTDOWN_WAIT_SECONDS = 0.5
 _CUT_WAIT_SECONDS = 5.0
+_OVER_GRACE_SECONDS = 2.0
+"""How long a call whose token is over may take to end, before its connection is cut."""
 
 
 class FlightServer:
     """One DuckDB database, served. Use it as a context manager, or call `start` and `close`.
 
     Raises, from `start`: Unavailable when the port or the database file is taken, InvalidArgument for a file
-    that is no database, Forbidden for an address that needs `insecure`.
+    that is no database, or no token file, Forbidden for an address that needs tokens, TLS or `insecure`.
     """
 
     def __init__(self, engine: EngineConfig | None = None, server: ServerConfig | None = None) -> None:
@@ -54,6 +62,9 @@ class FlightServer:
         self._plain: PlainFlight | None = None
         self._sql: FlightSql | None = None
         self._visits: Visits | None = None
+        self._logins: Logins | None = None
+        self._tls: Tls | None = None
+        self._audit: AuditLog | None = None
         self._listener: Listener | None = None
         self._port = 0
         self._closing = threading.Lock()
@@ -61,24 +72,32 @@ class FlightServer:
 
     def start(self) -> FlightServer:
         """Open the database and accept calls. Returns itself."""
-        check_address(self._config)
+        self._tls = tls_of(self._config, self._beside(".tls"))
+        self._logins = logins = Logins(self._token_file(), self._config.token_look_seconds, self._end_over)
+        check_address(self._config, asks=logins.asks, encrypts=self._tls is not None)
         keep_freed_memory()
         with _starting_alone(self._config.host, self._config.port):
-            self._start()
+            self._start(logins)
         # A program that forgets to close must still end, and leave a checkpointed file.
         atexit.register(self.close)
         return self
 
-    def _start(self) -> None:
+    def _start(self, logins: Logins) -> None:
         _probe_port(self._config.host, self._config.port)
-        self._engine = Engine(self._engine_config)
+        self._audit = AuditLog(self._config.audit_log) if self._config.audit_log is not None else None
         try:
-            self._plain = PlainFlight(self._engine, self._config)
-            host = f"[{self._config.host}]" if ":" in self._config.host else self._config.host
+            self._engine = Engine(replace(self._engine_config, closed_paths=self._closed_paths()))
+        except BaseException:
+            self._close_audit()
+            raise
+        try:
+            self._visits = visits = Visits(self._engine, Authenticator(logins), self._config)
+            self._plain = PlainFlight(self._engine, self._config, lambda: {"failed_logins": visits.failed_logins.count})
             self._sql = FlightSql(self._engine, self._config)
-            self._visits = Visits(self._engine, Authenticator(), self._config)
-            location = f"grpc://{host}:{self._config.port}"
-            self._listener = Listener(location, self._config, self._plain, self._sql, self._visits)
+            location = f"{self._scheme}://{_bracketed(self._config.host)}:{self._config.port}"
+            self._listener = Listener(
+                location, self._config, self._plain, self._sql, self._visits, self._tls, self._audit
+            )
         except BaseException as error:
             if self._visits is not None:
                 self._visits.stop()
@@ -86,6 +105,7 @@ class FlightServer:
                 self._sql.close()
             if self._plain is not None:
                 self._plain.close()
+            self._close_audit()
             self._engine.close(0)
             self._engine = self._visits = self._sql = self._plain = None
             # pyarrow has no class of its own for what gRPC could not listen on.
@@ -94,6 +114,7 @@ class FlightServer:
             raise
         self._port = int(self._listener.port)
         self._visits.lost_clients.listening_on(self._port)
+        logins.start()
 
     @property
     def port(self) -> int:
@@ -107,7 +128,19 @@ class FlightServer:
         host = self._config.host
         if host in ("0.0.0.0", "::"):  # noqa: S104 - a place to connect to, not to listen on
             host = "127.0.0.1"
-        return f"grpc://[{host}]:{self.port}" if ":" in host else f"grpc://{host}:{self.port}"
+        return f"{self._scheme}://{_bracketed(host)}:{self.port}"
+
+    @property
+    def tls_fingerprint(self) -> str | None:
+        """The SHA-256 of the certificate, for clients that trust just this one; None without TLS."""
+        self._started()
+        return None if self._tls is None else self._tls.fingerprint
+
+    @property
+    def asks(self) -> bool:
+        """Whether callers must show a token; else whoever reaches the address is served as owner."""
+        self._started()
+        return self._logins is not None and self._logins.asks
 
     @property
     def engine(self) -> Engine:
@@ -123,6 +156,8 @@ class FlightServer:
         with self._closing:
             if self._closed.is_set() or self._engine is None:
                 return
+            if self._logins is not None:
+                self._logins.close()
             if self._listener is not None:
                 self._listener.stop_accepting()
             if self._visits is not None:
@@ -138,6 +173,7 @@ class FlightServer:
                 # of calls refer to their frames, and these to the listener.
                 self._listener = self._visits = self._sql = self._plain = None
                 gc.collect()
+            self._close_audit()
             atexit.unregister(self.close)
             self._closed.set()
 
@@ -148,6 +184,54 @@ class FlightServer:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+    @property
+    def _scheme(self) -> str:
+        return "grpc" if self._tls is None else "grpc+tls"
+
+    def _beside(self, suffix: str) -> Path | None:
+        """Return the file of that suffix beside the database; None when that is in memory."""
+        database = self._engine_config.database
+        return None if database == ":memory:" else Path(f"{database}{suffix}")
+
+    def _token_file(self) -> TokenFile | None:
+        """Return the token file that there is or may be. Raises InvalidArgument when one was named and is missing."""
+        named = self._config.token_file
+        if named is None:
+            path = self._beside(".tokens")
+            return None if path is None else TokenFile(path)
+        file = TokenFile(named)
+        if not file.exists():
+            raise InvalidArgument(f'token file "{named}" does not exist; `ducktower token create` makes it')
+        return file
+
+    def _closed_paths(self) -> tuple[str, ...]:
+        """Return the files of the server's own that SQL must not reach, whatever is opened to it."""
+        config = self._config
+        own = (config.token_file, config.tls_cert, config.tls_key, config.tls_client_ca, config.audit_log)
+        beside = (self._beside(".tokens"), self._beside(".tls"))
+        named = [str(path) for path in (*own, *beside) if path is not None]
+        return (*self._engine_config.closed_paths, *named)
+
+    def _end_over(self) -> None:
+        """End what goes on for callers whose token is over. Called by the thread that notices."""
+        engine, logins, listener = self._engine, self._logins, self._listener
+        if engine is None or logins is None or listener is None or self._visits is None or self._sql is None:
+            return
+
+        def over(principal: Principal) -> bool:
+            return not logins.lives(principal)
+
+        engine.end_calls(over)
+        for session_id in self._visits.desk.close_all_of(over):
+            self._sql.results.drop_session(session_id)
+        if self._plain is not None:
+            self._plain.part_with(over)
+        listener.hang_up_on_over(_OVER_GRACE_SECONDS)
+
+    def _close_audit(self) -> None:
+        if self._audit is not None:
+            self._audit.close()
 
     @staticmethod
     def _stop_listening(listener: Listener) -> None:
@@ -182,6 +266,10 @@ def serve(database: str = ":memory:", *, host: str = "127.0.0.1", port: int = 0,
         else:
             raise InvalidArgument(f'setting "{name}" does not exist')
     return FlightServer(EngineConfig(**engine), ServerConfig(**server)).start()
+
+
+def _bracketed(host: str) -> str:
+    return f"[{host}]" if ":" in host else host
 
 
 @contextlib.contextmanager

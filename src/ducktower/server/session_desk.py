@@ -10,12 +10,13 @@ import logging
 import threading
 import time
 from collections import OrderedDict
+from collections.abc import Callable
 from functools import partial
 from queue import SimpleQueue
 from weakref import WeakValueDictionary
 
 from ..config import ServerConfig
-from ..engine import Engine, Session
+from ..engine import Engine, Principal, Session
 from ..errors import Overloaded, Unauthenticated
 from .tokens import Token
 
@@ -47,7 +48,7 @@ class SessionDesk:
         self._thread = threading.Thread(target=self._see_out, name="ducktower-desk", daemon=True)
         self._thread.start()
 
-    def find(self, session_id: str, principal: str) -> Session | None:
+    def find(self, session_id: str, principal: Principal) -> Session | None:
         """Return the session of that id when it has begun, is not over, and is this principal's."""
         session = self._sessions.find(session_id)
         return session if session is not None and session.principal == principal else None
@@ -64,7 +65,7 @@ class SessionDesk:
             return f"the session was idle for more than {self._idle_seconds:g} seconds"
         return None
 
-    def begin(self, token: Token, *, unclaimed: bool = False) -> Session:
+    def begin(self, token: Token, principal: Principal, *, unclaimed: bool = False) -> Session:
         """Return the token's session, which begins when it has not. Raises Overloaded when there are too many."""
         session = self._sessions.find(token.session_id)
         if session is not None:
@@ -72,7 +73,7 @@ class SessionDesk:
         with self._lock:
             if token.session_id in self._closed:
                 raise Unauthenticated("the session was closed; connect again")
-            session = self._open(token)
+            session = self._open(token, principal)
             if unclaimed:
                 self._remember_unclaimed(session.id)
         return session
@@ -116,15 +117,23 @@ class SessionDesk:
                 self._closed.popitem(last=False)
         return bool(self._sessions.close(session_id))
 
-    def _open(self, token: Token) -> Session:
+    def _open(self, token: Token, principal: Principal) -> Session:
         try:
-            session = self._sessions.open(token.principal, session_id=token.session_id)
+            session = self._sessions.open(principal, session_id=token.session_id)
         except Overloaded:
             if not self._make_room():
                 raise
-            session = self._sessions.open(token.principal, session_id=token.session_id)
+            session = self._sessions.open(principal, session_id=token.session_id)
         self._begun[session.id] = session
         return session
+
+    def close_all_of(self, whose: Callable[[Principal], bool]) -> list[str]:
+        """End the sessions of the principals that `whose` names; return their ids."""
+        with self._lock:
+            theirs = [session.id for session in list(self._begun.values()) if whose(session.principal)]
+        for session_id in theirs:
+            self.close(session_id)
+        return theirs
 
     def _make_room(self) -> bool:
         """End the session that was idle for longest, of those that hold nothing; False when there is none.

@@ -1,6 +1,8 @@
 """Session tokens: signed, so that one can be handed out before its session exists, and none can be made up.
 
-    ducktower.<base64 of "id issued principal">.<base64 of the signature>
+    ducktower.<base64 of "id issued grant name">.<base64 of the signature>
+
+A session's token is worth no more than what its client logged in with: it names that grant, and is refused with it.
 
 Owns the key, which lives as long as the server, and what the tokens seen lately say. Must never decide whether a
 session is over.
@@ -31,7 +33,9 @@ class Token:
 
     session_id: str
     issued: float
-    principal: str
+    grant_id: str
+    """Empty where nobody is asked."""
+    name: str
 
 
 class Tokens:
@@ -46,10 +50,10 @@ class Tokens:
         """Whether a bearer token is one of a Ducktower server, this one or another."""
         return text.startswith(_PREFIX)
 
-    def issue(self, principal: str) -> tuple[Token, str]:
-        """Return a token for a new session, and its text."""
-        token = Token(secrets.token_urlsafe(_ID_BYTES), int(time.time()), principal)
-        body = f"{token.session_id} {token.issued} {token.principal}".encode(errors="replace")
+    def issue(self, grant_id: str, name: str) -> tuple[Token, str]:
+        """Return a token for a new session of whoever has that grant, or of a name that nobody is asked for."""
+        token = Token(secrets.token_urlsafe(_ID_BYTES), int(time.time()), grant_id, name)
+        body = f"{token.session_id} {token.issued} {grant_id} {name}".encode(errors="replace")
         return token, f"{_PREFIX}{_encoded(body)}.{_encoded(self._signature(body))}"
 
     def read(self, text: str) -> Token | None:
@@ -71,8 +75,8 @@ class Tokens:
                 return None
         except (ValueError, binascii.Error):
             return None
-        session_id, issued, principal = decoded.decode().split(" ", 2)
-        return Token(session_id, float(issued), principal)
+        session_id, issued, grant_id, name = decoded.decode().split(" ", 3)
+        return Token(session_id, float(issued), grant_id, name)
 
     def _signature(self, body: bytes) -> bytes:
         # Keyed BLAKE2 is a signature by itself, and takes a tenth of an HMAC's time: each first call gets a token.

@@ -9,12 +9,15 @@ under the thread's identity. (Not in a `threading.local`: that ends with each ca
 start.) A middleware object for each call would do the same, and take Python's lock three times more: a quarter of what
 a small write costs.
 
+A caller who is refused is told so by the handler of its call, which knows where the call comes from, and not here.
+
 Owns how a session is shown and handed out. Must never look at what a call asks for.
 """
 
 from __future__ import annotations
 
 import contextlib
+import logging
 import threading
 from collections.abc import Iterator
 from typing import Any
@@ -22,15 +25,20 @@ from typing import Any
 import pyarrow.flight as flight
 
 from ..config import ServerConfig
-from ..engine import Engine, Session
-from ..errors import DucktowerError, InvalidArgument, Unauthenticated
+from ..engine import Engine, Principal, Session
+from ..errors import DucktowerError, InternalError, InvalidArgument, Overloaded, Unauthenticated
 from ..protocol.status import to_flight
 from .auth import Authenticator
+from .connections import endpoint
+from .failed_logins import FailedLogins
+from .logins import NOBODY, Login
 from .lost_clients import LostClients
 from .session_desk import SessionDesk
 from .tokens import Token, Tokens
 
 __all__ = ["MIDDLEWARE", "NoHandshake", "Visit", "Visits"]
+
+log = logging.getLogger(__name__)
 
 MIDDLEWARE = "visit"
 _COOKIE = "arrow_flight_session_id"
@@ -64,27 +72,38 @@ class Visit:
     def __init__(
         self,
         visits: Visits,
-        principal: str,
+        login: Login,
         token: Token | None,
         *,
         answer: dict[str, str] | None = None,
         refusal: DucktowerError | None = None,
+        failed: bool = False,
     ) -> None:
-        self.principal = principal
-        self._peer = ""
+        self.login = login
+        self.peer = ""
         self._context: Any = None  # the call's, when it has arrived
         self._visits = visits
         self._token = token
         self._answer = answer or {}
         self._refusal = refusal
+        self._failed = failed
+
+    @property
+    def principal(self) -> Principal:
+        """Who calls."""
+        return self.login.principal
 
     def arrive(self, context: Any, peer: str) -> None:
-        """Go on in the handler. Raises Unauthenticated when the call's session is over."""
-        self._context, self._peer = context, peer
+        """Go on in the handler. Raises Unauthenticated for a caller who is refused, late when it failed to log in."""
+        self._context, self.peer = context, peer
         if self._answer:
             self._add_headers(self._answer)
         if self._refusal is not None:
+            if self._failed:
+                self._visits.failed_logins.pause((endpoint(peer) or (peer, 0))[0])
             raise self._refusal
+        if self.login.over:
+            raise Unauthenticated("the token was revoked or has expired")
 
     def find(self) -> Session | None:
         """Return the call's session when it has begun."""
@@ -102,12 +121,12 @@ class Visit:
                 raise InvalidArgument("the handle is unknown: its session has ended")
             session = found
         elif self._token is not None:
-            session = self._visits.desk.begin(self._token)
+            session = self._visits.desk.begin(self._token, self.principal)
         else:
-            self._token, text = self._visits.tokens.issue(self.principal)
-            session = self._visits.desk.begin(self._token, unclaimed=True)
+            self._token, text = self._visits.tokens.issue(self.login.tenure.grant_id, self.principal.name)
+            session = self._visits.desk.begin(self._token, self.principal, unclaimed=True)
             self._add_headers(_handed_out(text))
-        self._visits.lost_clients.seen(session, self._peer)
+        self._visits.lost_clients.seen(session, self.peer)
         try:
             yield session
         finally:
@@ -127,6 +146,7 @@ class Visits(flight.ServerMiddlewareFactory):
 
     def __init__(self, engine: Engine, authenticator: Authenticator, config: ServerConfig) -> None:
         self.desk = SessionDesk(engine, config)
+        self.failed_logins = FailedLogins(config)
         self.lost_clients = LostClients(config.client_lost_seconds, self.desk.close)
         self.tokens = Tokens()
         self._authenticator = authenticator
@@ -136,14 +156,18 @@ class Visits(flight.ServerMiddlewareFactory):
         self._here: dict[int, Visit] = {}
 
     def start_call(self, info: Any, headers: dict[str, list[Any]]) -> _HandshakeAnswer | None:
-        """Say who calls. Refuses with UNAUTHENTICATED."""
+        """Say who calls. Refuses a Handshake, for which no handler of ours runs, with UNAUTHENTICATED."""
+        authorization = _first(headers, "authorization")
+        if info.method == flight.FlightMethod.HANDSHAKE:
+            return self._shake_hands(authorization)
         try:
-            authorization = _first(headers, "authorization")
-            if info.method == flight.FlightMethod.HANDSHAKE:
-                return self._shake_hands(authorization)
-            self._here[threading.get_ident()] = self._visit(authorization, _cookie(headers))
+            visit = self._visit(authorization, _cookie(headers))
         except DucktowerError as error:
-            raise to_flight(error, self._error_bytes_max) from None
+            visit = Visit(self, NOBODY, None, refusal=error, failed=True)
+        except Exception:
+            log.exception("cannot read the headers of a call")
+            visit = Visit(self, NOBODY, None, refusal=InternalError("the server failed; its log has the details"))
+        self._here[threading.get_ident()] = visit
         return None
 
     def take(self) -> Visit:
@@ -151,7 +175,8 @@ class Visits(flight.ServerMiddlewareFactory):
         return self._here.pop(threading.get_ident())
 
     def stop(self) -> None:
-        """End the threads that end sessions."""
+        """End the threads that end sessions, and refusals that wait."""
+        self.failed_logins.close()
         self.lost_clients.close()
         self.desk.stop()
 
@@ -159,28 +184,44 @@ class Visits(flight.ServerMiddlewareFactory):
         scheme, _, credentials = (authorization or "").partition(" ")
         if scheme.lower() == "bearer" and self.tokens.ours(credentials.strip()):
             return self._with_token(credentials.strip(), {})
-        principal = self._authenticator.principal(authorization)
+        login = self._authenticator.login(authorization)
         if cookie is not None and self.tokens.ours(cookie):
             # A cookie that is over is taken away, so that the next call begins anew.
             visit = self._with_token(cookie, {"set-cookie": f"{_COOKIE}=; Max-Age=0; Path=/"})
-            if visit.principal != principal and authorization and visit._refusal is None:
+            if visit.principal != login.principal and authorization and visit._refusal is None:
                 raise Unauthenticated("the session belongs to somebody else")
             return visit
-        return Visit(self, principal, None)
+        return Visit(self, login, None)
 
     def _shake_hands(self, authorization: str | None) -> _HandshakeAnswer:
-        principal = self._authenticator.principal(authorization)
-        token, text = self.tokens.issue(principal)
-        # The session begins at once, so that one too many is refused while connecting.
-        self.desk.begin(token)
+        try:
+            login = self._authenticator.login(authorization)
+            token, text = self.tokens.issue(login.tenure.grant_id, login.principal.name)
+            # The session begins at once, so that one too many is refused while connecting.
+            self.desk.begin(token, login.principal)
+        except DucktowerError as error:
+            raise to_flight(self._late(error), self._error_bytes_max) from None
         return _HandshakeAnswer(_handed_out(text))
+
+    def _late(self, error: DucktowerError) -> DucktowerError:
+        """Return what a failed Handshake is told, late: where it comes from is not known, so all count as one."""
+        if isinstance(error, Unauthenticated):
+            try:
+                self.failed_logins.pause("handshake")
+            except Overloaded as too_many:
+                return too_many
+        return error
 
     def _with_token(self, text: str, farewell: dict[str, str]) -> Visit:
         token = self.tokens.read(text)
-        why = "the session is unknown here: the server was started anew" if token is None else self.desk.over(token)
-        if token is None or why is not None:
-            return Visit(self, "", None, answer=farewell, refusal=Unauthenticated(f"{why}; connect again"))
-        return Visit(self, token.principal, token)
+        if token is None:
+            why = Unauthenticated("the session is unknown here: the server was started anew; connect again")
+            return Visit(self, NOBODY, None, answer=farewell, refusal=why, failed=True)
+        login = self._authenticator.granted(token.grant_id, token.name)
+        over = self.desk.over(token) if login is not None else "the token was revoked or has expired"
+        if login is None or over is not None:
+            return Visit(self, NOBODY, None, answer=farewell, refusal=Unauthenticated(f"{over}; connect again"))
+        return Visit(self, login, token)
 
 
 def _handed_out(text: str) -> dict[str, str]:

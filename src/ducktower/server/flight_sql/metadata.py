@@ -77,12 +77,15 @@ class Metadata:
         return type_info(_set(ask.message, "data_type"))
 
     def _catalogs(self, ask: Ask[m.CommandGetCatalogs]) -> pa.Table:
-        return self._engine.catalogs(session=ask.visit.find())
+        return self._engine.catalogs(session=ask.visit.find(), caller=ask.caller)
 
     def _db_schemas(self, ask: Ask[m.CommandGetDbSchemas]) -> pa.Table:
         message = ask.message
         return self._engine.db_schemas(
-            _set(message, "catalog"), _set(message, "db_schema_filter_pattern"), session=ask.visit.find()
+            _set(message, "catalog"),
+            _set(message, "db_schema_filter_pattern"),
+            session=ask.visit.find(),
+            caller=ask.caller,
         )
 
     def _tables(self, ask: Ask[m.CommandGetTables]) -> pa.Table:
@@ -94,19 +97,20 @@ class Metadata:
             list(message.table_types),
             include_schema=message.include_schema,
             session=ask.visit.find(),
+            caller=ask.caller,
         )
 
     def _table_types(self, _ask: Ask[m.CommandGetTableTypes]) -> pa.Table:
         return self._engine.table_types()
 
     def _primary_keys(self, ask: Ask[m.CommandGetPrimaryKeys]) -> pa.Table:
-        return self._engine.primary_keys(*_table(ask.message), session=ask.visit.find())
+        return self._engine.primary_keys(*_table(ask.message), session=ask.visit.find(), caller=ask.caller)
 
     def _exported_keys(self, ask: Ask[m.CommandGetExportedKeys]) -> pa.Table:
-        return self._engine.exported_keys(*_table(ask.message), session=ask.visit.find())
+        return self._engine.exported_keys(*_table(ask.message), session=ask.visit.find(), caller=ask.caller)
 
     def _imported_keys(self, ask: Ask[m.CommandGetImportedKeys]) -> pa.Table:
-        return self._engine.imported_keys(*_table(ask.message), session=ask.visit.find())
+        return self._engine.imported_keys(*_table(ask.message), session=ask.visit.find(), caller=ask.caller)
 
     def _cross_reference(self, ask: Ask[m.CommandGetCrossReference]) -> pa.Table:
         message = ask.message
@@ -118,6 +122,7 @@ class Metadata:
             _set(message, "fk_db_schema"),
             message.fk_table,
             session=ask.visit.find(),
+            caller=ask.caller,
         )
 
 

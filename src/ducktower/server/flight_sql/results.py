@@ -17,7 +17,7 @@ from typing import Any
 from weakref import WeakValueDictionary
 
 from ...config import ServerConfig
-from ...engine import Caller
+from ...engine import Caller, Principal
 from ...errors import InvalidArgument, Overloaded, Unavailable
 
 __all__ = ["Listening", "Results"]
@@ -35,9 +35,10 @@ class Listening:
     Between the two there is no call, and the context of an ended call is freed memory: it must be let go of.
     """
 
-    def __init__(self, caller: Caller, principal: str) -> None:
+    def __init__(self, caller: Caller) -> None:
         self.peer = caller.peer
-        self.principal = principal
+        self.principal = caller.principal
+        self._trail = caller.trail
         self._lock = threading.Lock()  # guards everything below, also while the caller is asked
         self._caller: Caller | None = caller
         self._cancelled = False
@@ -65,7 +66,7 @@ class Listening:
 
     def caller(self) -> Caller:
         """Return the caller that the engine is given."""
-        return Caller(self.peer, gone=self.gone, hang_up=self.hang_up)
+        return Caller(self.peer, self.gone, self.hang_up, self.principal, self._trail)
 
 
 @dataclass(slots=True)
@@ -90,7 +91,7 @@ class Results:
         self._lock = threading.Lock()
         self._changed = threading.Condition(self._lock)
         self._waiting: dict[bytes, _Waiting] = {}  # the oldest first
-        self._gave_way: OrderedDict[bytes, str] = OrderedDict()  # handles, and whose they were
+        self._gave_way: OrderedDict[bytes, Principal] = OrderedDict()  # handles, and whose they were
         self._nbytes = 0
         self._listening: WeakValueDictionary[bytes, Listening] = WeakValueDictionary()
         self._closed = False
@@ -125,7 +126,7 @@ class Results:
                 self._changed.notify()
         return handle
 
-    def take(self, handle: bytes, principal: str, caller: Caller) -> Any:
+    def take(self, handle: bytes, principal: Principal, caller: Caller) -> Any:
         """Return the reader of that handle; only once. Raises InvalidArgument when it is not waiting."""
         with self._lock:
             waiting = self._waiting.get(handle)
@@ -142,7 +143,7 @@ class Results:
         waiting.listening.move(caller)
         return waiting.reader
 
-    def cancel(self, handle: bytes, principal: str) -> bool:
+    def cancel(self, handle: bytes, principal: Principal) -> bool:
         """End the result of that handle, whether it waits or is being fetched.
 
         False when it is over, or another caller's.

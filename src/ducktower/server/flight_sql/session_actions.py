@@ -41,7 +41,7 @@ class SessionActions:
     def begin(self, ask: Ask[m.ActionBeginTransactionRequest]) -> Iterator[bytes]:
         """BeginTransaction."""
         with ask.visit.session() as session:
-            transaction_id = handle_of(session, session.begin())
+            transaction_id = handle_of(session, session.begin(ask.caller))
         yield pack(m.ActionBeginTransactionResult(transaction_id=transaction_id))
 
     def end(self, ask: Ask[m.ActionEndTransactionRequest]) -> Iterator[bytes]:
@@ -52,7 +52,8 @@ class SessionActions:
         if not message.transaction_id:
             raise InvalidArgument("EndTransaction needs the id of a transaction")
         with session_for(ask.visit, message.transaction_id) as (session, transaction_id):
-            session.end(transaction_id or b"", commit=message.action == _End.END_TRANSACTION_COMMIT)
+            commit = message.action == _End.END_TRANSACTION_COMMIT
+            session.end(transaction_id or b"", commit=commit, caller=ask.caller)
         return iter(())
 
     def savepoint(self, _ask: Ask[Any]) -> Iterator[bytes]:
@@ -91,7 +92,7 @@ class SessionActions:
         wanted = {name: _plain(value) for name, value in ask.message.session_options.items()}
         answer = f.SetSessionOptionsResult()
         with ask.visit.session() as session:
-            for name, refusal in session.set_options(wanted).items():
+            for name, refusal in session.set_options(wanted, ask.caller).items():
                 answer.errors[name].value = _REFUSALS[refusal]
         yield answer.SerializeToString()
 
@@ -99,7 +100,7 @@ class SessionActions:
         """GetSessionOptions."""
         answer = f.GetSessionOptionsResult()
         with ask.visit.session() as session:
-            for name, value in session.options().items():
+            for name, value in session.options(ask.caller).items():
                 _fill(answer.session_options[name], value)
         yield answer.SerializeToString()
 

@@ -154,7 +154,7 @@ class Statements:
         """Run a query and let its result wait."""
         self._results.check_room()
         started = time.monotonic()
-        listening = Listening(ask.caller, ask.visit.principal)
+        listening = Listening(ask.caller)
         try:
             ran = run(listening.caller())
         finally:

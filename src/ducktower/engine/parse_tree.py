@@ -1,0 +1,62 @@
+"""A statement as DuckDB's own parser sees it: a tree of dicts and lists.
+
+DuckDB gives the tree of a SELECT. INSERT, UPDATE, DELETE and COPY TO may stand in a CTE, so they are put into one to
+be seen; of other kinds there is no tree. Owns that way round. Must never run a client's statement.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+from . import statements
+
+__all__ = ["nodes", "of_select", "of_statement", "tables"]
+
+_WITHIN = frozenset({"INSERT", "UPDATE", "DELETE", "COPY"})
+
+
+def of_select(cursor: Any, text: str) -> Any:
+    """Return the tree of one SELECT, or None when the text is not one, or not one alone."""
+    (raw,) = cursor.execute("SELECT json_serialize_sql(?::VARCHAR)", [text]).fetchall()[0]
+    tree = json.loads(raw)
+    found = tree.get("statements", ())
+    return None if tree.get("error") or len(found) != 1 else found[0]
+
+
+def of_statement(cursor: Any, statement: Any) -> Any:
+    """Return a statement's tree, one that changes rows within a CTE; None for a kind that has none."""
+    kind = statements.kind_of(statement)
+    text = statement.query.rstrip().rstrip(";")
+    if kind in _WITHIN:
+        text = f"WITH __statement AS (\n{text}\n) SELECT 1"
+    elif kind != "SELECT":
+        return None
+    return of_select(cursor, text)
+
+
+def nodes(tree: Any) -> Iterator[dict[str, Any]]:
+    """Yield every dict of a tree."""
+    if isinstance(tree, list):
+        for one in tree:
+            yield from nodes(one)
+    elif isinstance(tree, dict):
+        yield tree
+        for one in tree.values():
+            yield from nodes(one)
+
+
+def tables(tree: Any) -> set[str]:
+    """Return the names of tables and views as they stand in the statement, but for those that CTEs have taken."""
+    taken: set[str] = set()
+    found: set[tuple[str, ...]] = set()
+    for node in nodes(tree):
+        kind = node.get("type")
+        if "cte_map" in node:
+            taken |= {str(cte["key"]).lower() for cte in node["cte_map"]["map"]}
+        if kind == "BASE_TABLE":
+            found.add((node["catalog_name"], node["schema_name"], node["table_name"]))
+        elif kind == "INSERT_QUERY_NODE":
+            found.add((node["catalog"], node["schema"], node["table"]))
+    return {".".join(part for part in path if part) for path in found if any(path[:2]) or path[2].lower() not in taken}

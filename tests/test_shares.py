@@ -1,0 +1,178 @@
+"""One greedy principal meets its own limits; others go on."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pytest
+
+import ducktower
+from ducktower.config import EngineConfig
+from ducktower.engine import LOCAL, Caller, Ingest, Principal, Receipt, Target
+from ducktower.engine.commit_queue import CommitQueue
+from ducktower.engine.shares import Shares
+from ducktower.engine.words import Outcome, PlanKey, Write
+from support.engines import batches, opened, rows
+from support.waiting import until
+
+GREEDY = Caller(principal=Principal("greedy"))
+MODEST = Caller(principal=Principal("modest"))
+LONG = "SELECT i, repeat('x', 100) AS v FROM range(10000000) t(i)"
+SCHEMA = pa.schema([("i", pa.int64())])
+
+
+def test_reads_at_once(database: Path) -> None:
+    """A principal that has all of its places waits and is refused, retryably; others and nobody in particular read."""
+    with (
+        opened(database, principal_reads_in_flight_max=2, lease_wait_seconds=0.1) as engine,
+        contextlib.ExitStack() as held,
+    ):
+        for _ in range(2):
+            held.enter_context(engine.read(LONG, None, GREEDY))
+        with pytest.raises(ducktower.Overloaded, match='"greedy" has all of its places') as refusal:
+            engine.read("SELECT 1", None, GREEDY)
+        assert refusal.value.retryable
+        for caller in (MODEST, Caller(), None):
+            assert engine.read("SELECT 1", None, caller).read_all().num_rows == 1
+        held.close()
+        for _ in range(5):
+            assert engine.read("SELECT 1", None, GREEDY).read_all().num_rows == 1
+        until(lambda: not engine.statistics()["cursors"], "the end of what streamed")
+
+
+def test_places_come_back_after_failures(database: Path) -> None:
+    """Whatever fails, at whatever point, gives its place back."""
+    with opened(database, principal_reads_in_flight_max=1, principal_executes_in_flight_max=1) as engine:
+        for _ in range(3):
+            for sql in ("SELEC", "FROM no_such", "SELECT error('x')"):
+                with pytest.raises(ducktower.DucktowerError):
+                    engine.read(sql, None, GREEDY).read_all()
+                with pytest.raises(ducktower.DucktowerError):
+                    engine.execute(sql, None, GREEDY)
+        assert engine.read("SELECT 1", None, GREEDY).read_all().num_rows == 1
+
+
+def test_sessions(database: Path) -> None:
+    """They are counted by name; a closed one makes room."""
+    with opened(database, principal_sessions_max=2) as engine:
+        first = engine.sessions.open(GREEDY.principal)
+        engine.sessions.open(Principal("greedy", "reader"))
+        with pytest.raises(ducktower.Overloaded, match='"greedy" has 2 sessions already'):
+            engine.sessions.open(GREEDY.principal)
+        for principal in (MODEST.principal, MODEST.principal, LOCAL, LOCAL, LOCAL):
+            engine.sessions.open(principal)
+        assert engine.sessions.open(GREEDY.principal, session_id=first.id) is first
+        engine.sessions.close(first.id)
+        engine.sessions.open(GREEDY.principal)
+
+
+def test_query_time(database: Path) -> None:
+    """A named principal's statements end sooner than everybody's."""
+    slow = "SELECT count(*) FROM range(100000000) a, range(100000) b WHERE a.range % 7 = b.range % 11"
+    with opened(database, principal_query_timeout_seconds=0.1) as engine:
+        for caller in (GREEDY, MODEST):
+            with pytest.raises(ducktower.TimedOut, match=r"0\.1 seconds"):
+                engine.read(slow, None, caller).read_all()
+        with pytest.raises(ducktower.TimedOut):
+            engine.execute(slow, None, GREEDY)
+        with pytest.raises(ducktower.TimedOut):
+            rows(engine.sessions.open(GREEDY.principal), slow)
+
+
+@pytest.mark.parametrize(
+    "sql", [LONG, "SELECT i FROM range(10000000) t(i)", "SELECT [i, i] AS v FROM range(10000000) t(i)"]
+)
+def test_result_bytes(database: Path, sql: str) -> None:
+    """A result ends with the limit's error, wherever it is passed; smaller ones come whole."""
+    with opened(database, result_bytes_max=8_000_000) as engine:
+        with pytest.raises(OSError, match=r"LIMIT_EXCEEDED.*8000000 bytes"), engine.read(sql) as reader:
+            reader.read_all()
+        with pytest.raises(OSError, match="LIMIT_EXCEEDED"), engine.sessions.open().query(sql).reader as reader:
+            reader.read_all()
+        with engine.read(f"FROM ({sql}) LIMIT 50000") as reader:
+            assert reader.read_all().num_rows == 50_000
+        until(lambda: not engine.statistics()["cursors"], "the end of what streamed")
+    with opened(database, result_bytes_max=1_000) as engine:
+        for kept in (False, True):
+            session = engine.sessions.open()
+            session.update("SET TimeZone = 'UTC'" if kept else "SELECT 1")
+            with pytest.raises(ducktower.LimitExceeded, match="1000 bytes"):
+                session.query(sql)
+        assert engine.read("SELECT 1").read_all().num_rows == 1
+
+
+@pytest.mark.parametrize("limit", [20_000, 3_000_000])
+def test_upload_bytes(database: Path, limit: int) -> None:
+    """An upload past the limit stores nothing, small or large, by each way in."""
+    with opened(database, upload_bytes_max=limit) as engine:
+        engine.execute("CREATE TABLE t (i BIGINT, v VARCHAR)")
+        session, kept = engine.sessions.open(), engine.sessions.open()
+        kept.update("SET TimeZone = 'UTC'")
+        for store in (
+            lambda reader: engine.put(Target("t"), reader),
+            lambda reader: session.ingest(Ingest(table="t"), reader),
+            lambda reader: kept.ingest(Ingest(table="t"), reader),
+        ):
+            with pytest.raises(ducktower.LimitExceeded, match=f"{limit} bytes"):
+                store(batches(300))
+            store(batches(1))
+        assert rows(session, "SELECT count(*) FROM t") == [(3_000,)]
+
+
+class Gate:
+    """Commits what it gets, once it may."""
+
+    def __init__(self) -> None:
+        self.open = threading.Event()
+        self.entered = threading.Event()
+
+    def commit(self, writes: Sequence[Write]) -> list[Outcome]:
+        """Wait, then say that all is stored."""
+        self.entered.set()
+        assert self.open.wait(10)
+        return [Receipt(write.rows, 1) for write in writes]
+
+
+def test_the_commit_queue() -> None:
+    """What of one principal waits is bounded: then it is refused or waits, and others still get in."""
+    config = EngineConfig(principal_queue_writes_max=3, principal_queue_bytes_max=1_000)
+    shares = Shares(config)
+    gate = Gate()
+    queue = CommitQueue(config, gate.commit)
+    done: list[Outcome] = []
+
+    def write(principal: Principal, nbytes: int = 8) -> Write:
+        return Write(PlanKey(Target("t"), SCHEMA), [], 1, nbytes, done.append, share=shares.of(principal))
+
+    try:
+        queue.submit(write(MODEST.principal))
+        assert gate.entered.wait(10)  # what follows waits
+        for _ in range(3):
+            queue.submit(write(GREEDY.principal))
+        with pytest.raises(ducktower.Overloaded, match='3 writes of "greedy"'):
+            queue.submit(write(GREEDY.principal))
+        queue.submit(write(Principal("large"), 600))
+        with pytest.raises(ducktower.Overloaded, match='"large" with 600 bytes'):
+            queue.submit(write(Principal("large"), 600))
+        with pytest.raises(ducktower.LimitExceeded):
+            queue.submit(write(Principal("large"), 1_001))
+        for _ in range(3):
+            queue.submit(write(MODEST.principal))
+        for _ in range(10):
+            queue.submit(write(LOCAL))
+        waiting = threading.Thread(target=lambda: queue.submit(write(GREEDY.principal), wait_seconds=10))
+        waiting.start()
+        gate.open.set()
+        waiting.join(10)
+        assert not waiting.is_alive()
+    finally:
+        gate.open.set()
+        assert queue.close(10)
+    assert len(done) == 19
+    greedy: Any = shares.of(GREEDY.principal)
+    assert (greedy.waiting, greedy.waiting_bytes) == (0, 0)
