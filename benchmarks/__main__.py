@@ -27,6 +27,7 @@ from .machine import describe
 from .memory import memory
 from .queries import queries
 from .report import print_report, write_json
+from .security import security
 from .small_writes import appenders, puts
 
 MEASUREMENTS: dict[str, Callable[[Bench], list[Figure]]] = {
@@ -37,6 +38,7 @@ MEASUREMENTS: dict[str, Callable[[Bench], list[Figure]]] = {
     "memory": memory,
     "queries": queries,
     "flight-sql": flight_sql,
+    "security": security,
 }
 LATEST = Path(__file__).with_name("results") / "latest.json"
 

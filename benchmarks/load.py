@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection
-from typing import Literal
+from typing import Any, Literal
 
 import pyarrow as pa
 import pyarrow.flight as flight
@@ -42,6 +42,9 @@ class Load:
     seconds: float
     processes: int = 4
     query: str = ""
+    token: str = ""
+    tls_certificate: str = ""
+    """What a server of its own certificate is trusted by, as PEM."""
 
 
 @dataclass(slots=True)
@@ -67,9 +70,9 @@ class Work:
     timed: bool = True
 
 
-def stored_rows(url: str, table: str = TABLE) -> int:
+def stored_rows(url: str, table: str = TABLE, **connection: Any) -> int:
     """Ask Ducktower how many rows a table holds."""
-    with ducktower.connect(url) as client:
+    with ducktower.connect(url, **connection) as client:
         count: int = client.query(f'SELECT count(*) AS rows FROM "{table}"')["rows"][0].as_py()
         return count
 
@@ -166,11 +169,13 @@ def one_row(number: int) -> pa.RecordBatch:
 
 def _put(load: Load, stack: ExitStack, number: int) -> Work:
     """One-row writes with pyarrow's own client: one DoPut each, acknowledged by one metadata message."""
-    client = stack.enter_context(flight.FlightClient(load.url))
+    client = stack.enter_context(flight.FlightClient(load.url, tls_root_certs=load.tls_certificate or None))
     descriptor, batch = flight.FlightDescriptor.for_path(TABLE), one_row(number)
+    headers = [(b"authorization", b"Bearer " + load.token.encode())] if load.token else []
+    options = flight.FlightCallOptions(headers=headers)
 
     def call() -> int:
-        writer, reader = client.do_put(descriptor, SCHEMA)
+        writer, reader = client.do_put(descriptor, SCHEMA, options)
         with writer:
             writer.write_batch(batch)
             writer.done_writing()
