@@ -179,7 +179,7 @@ def test_streams_in_which_nothing_is_sent(tmp_path: Path) -> None:
             told[0].done_writing()
             told[0].close()  # in order: nothing was lost
             with ducktower.connect(server.url) as client:
-                until(lambda: server._listener._places._value == 4, "the end of all streams")
+                until(lambda: server._listener._admission.in_flight() == 0, "the end of all streams")
                 assert client.query("FROM t")["id"].to_pylist() == [1]
             for writer in (silent[0], upload, ingest):
                 with pytest.raises((pa.ArrowException, flight.FlightError, OSError)):

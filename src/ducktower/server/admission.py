@@ -46,6 +46,11 @@ class Admission:
             visit.login.tenure.calls -= 1
             self._visits.discard(visit)
 
+    def in_flight(self) -> int:
+        """Return how many calls have a place."""
+        with self._lock:
+            return len(self._visits)
+
     def over(self, seconds: float) -> list[Visit]:
         """Return the calls in flight whose token has been over for so long."""
         since = time.monotonic() - seconds
