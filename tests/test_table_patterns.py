@@ -329,6 +329,21 @@ def test_no_scope_of_names_lets_a_hidden_table_through(shared_engine: Engine, sq
         assert not any(row["i"] == 7 or row["v"] == "secret" for row in found)
 
 
+def test_letters_that_are_one_to_python_alone_are_two(engine: Engine) -> None:
+    """DuckDB knows the case of ASCII letters alone: a CTE with a Kelvin sign in its name hides no table with a k."""
+    engine.execute(
+        "CREATE TABLE keys (v VARCHAR); INSERT INTO keys VALUES ('secret'); CREATE TABLE \"\u00fc\" (i INTEGER)"
+    )
+    for sql in (
+        'WITH "\u212aeys" AS (SELECT 1 AS i) FROM keys',
+        'WITH RECURSIVE "\u212aeys" AS (SELECT 1 UNION ALL FROM "\u212aeys") FROM keys',
+        'WITH "\u00dc" AS (SELECT 1 AS i) FROM "\u00fc"',
+    ):
+        for way in (by_read, by_execute, by_query, in_transaction):
+            with pytest.raises(ducktower.Forbidden):
+                way(engine, READER, sql)
+
+
 def test_rows_go_into_its_own_tables_alone(engine: Engine) -> None:
     """By DoPut's way, by an open stream, and by both ways of a session."""
     assert (

@@ -12,9 +12,17 @@ from typing import Any
 
 from . import statements
 
-__all__ = ["nodes", "of_select", "of_statement", "tables"]
+__all__ = ["folded", "nodes", "of_select", "of_statement", "tables"]
 
 _WITHIN = frozenset({"INSERT", "UPDATE", "DELETE", "COPY"})
+
+
+def folded(name: str) -> str:
+    """Return what names that mean the same to DuckDB have in common: it knows the case of ASCII letters alone.
+
+    To Python the Kelvin sign is a capital k, too: a name with it would pass for another one.
+    """
+    return name.encode(errors="surrogatepass").lower().decode(errors="surrogatepass")
 
 
 def of_select(cursor: Any, text: str) -> Any:
@@ -54,9 +62,9 @@ def tables(tree: Any) -> set[str]:
     for node in nodes(tree):
         kind = node.get("type")
         if "cte_map" in node:
-            taken |= {str(cte["key"]).lower() for cte in node["cte_map"]["map"]}
+            taken |= {folded(str(cte["key"])) for cte in node["cte_map"]["map"]}
         if kind == "BASE_TABLE":
             found.add((node["catalog_name"], node["schema_name"], node["table_name"]))
         elif kind == "INSERT_QUERY_NODE":
             found.add((node["catalog"], node["schema"], node["table"]))
-    return {".".join(part for part in path if part) for path in found if any(path[:2]) or path[2].lower() not in taken}
+    return {".".join(part for part in path if part) for path in found if any(path[:2]) or folded(path[2]) not in taken}

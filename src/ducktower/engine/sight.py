@@ -17,6 +17,7 @@ import pyarrow as pa
 from ..errors import Forbidden, TableNotFound
 from . import parse_tree, statements
 from .access import Principal
+from .parse_tree import folded
 
 __all__ = ["Sight", "seen_of", "sees", "unseen"]
 
@@ -48,12 +49,12 @@ SELECT DISTINCT function_name FROM duckdb_functions() WHERE internal AND schema_
 _MACROS = "SELECT DISTINCT function_name FROM duckdb_functions() WHERE NOT internal"
 
 _TABLE = """
-SELECT NULL FROM duckdb_tables() WHERE database_name = $catalog AND lower(schema_name) = $schema
-    AND lower(table_name) = $table AND NOT temporary
+SELECT schema_name, table_name, NULL FROM duckdb_tables() WHERE database_name = $catalog
+    AND lower(schema_name) = lower($schema) AND lower(table_name) = lower($table) AND NOT temporary
 """
 _VIEW_SQL = """
-SELECT sql FROM duckdb_views() WHERE database_name = $catalog AND lower(schema_name) = $schema
-    AND lower(view_name) = $table AND NOT temporary
+SELECT schema_name, view_name, sql FROM duckdb_views() WHERE database_name = $catalog
+    AND lower(schema_name) = lower($schema) AND lower(view_name) = lower($table) AND NOT temporary
 """
 
 _NAME = r'(?:"(?:[^"]|"")+"|[^\s".(),;]+)'
@@ -179,11 +180,11 @@ class _Walk:
         kind = node["type"]
         for cte in node["cte_map"]["map"]:
             self._visit(list(cte["value"].values()), scope)  # it does not see itself, nor those after it
-            scope |= {cte["key"].lower()}
+            scope |= {folded(cte["key"])}
         rest = {key: value for key, value in node.items() if key != "cte_map"}
         if kind == "RECURSIVE_CTE_NODE":
             self._visit(rest.pop("left"), scope)
-            scope |= {str(rest["cte_name"]).lower()}
+            scope |= {folded(str(rest["cte_name"]))}
         elif kind == "INSERT_QUERY_NODE":
             self.table(_path(node, "catalog", "schema", "table"), self._schema)
         elif kind in _CHANGES:
@@ -196,11 +197,11 @@ class _Walk:
         kind = source["type"]
         if kind == "BASE_TABLE":
             path = _path(source, "catalog_name", "schema_name", "table_name")
-            if any(path[:2]) or path[2].lower() not in scope:
+            if any(path[:2]) or folded(path[2]) not in scope:
                 self.table(path, self._schema)
         elif kind == "TABLE_FUNCTION":
             function = source["function"]
-            name = str(function.get("function_name", "")).lower()
+            name = folded(str(function.get("function_name", "")))
             if function.get("class") != "FUNCTION" or name not in _TABLE_FUNCTIONS & self._functions:
                 raise self._unknown(function.get("function_name", "this function"))
             self._visit([value for key, value in source.items() if key != "function"], scope)
@@ -216,7 +217,7 @@ class _Walk:
     def _expression(self, expression: dict[str, Any], scope: frozenset[str]) -> None:
         kind = expression["class"]
         if kind in ("FUNCTION", "WINDOW"):
-            name = _path(expression, "catalog", "schema", "function_name")[2].lower()
+            name = folded(_path(expression, "catalog", "schema", "function_name")[2])
             if name not in self._functions:
                 raise self._unknown(name)
         elif kind not in _EXPRESSIONS:
@@ -234,12 +235,11 @@ class _Walk:
             places = list(dict.fromkeys((schema, "main")))
         found = False
         for place in places:
-            names = {"catalog": self._catalog, "schema": place.lower(), "table": table.lower()}
-            rows = self._cursor.execute(_TABLE, names).fetchall() or self._cursor.execute(_VIEW_SQL, names).fetchall()
+            rows = self._named(_TABLE, place, table) or self._named(_VIEW_SQL, place, table)
             seen = sees(self._principal, place, table)
             if rows and not seen:
                 raise unseen(_label(path))
-            for (view,) in rows:
+            for view in rows:
                 found = True
                 if view is not None:
                     self._view(view, place)
@@ -247,6 +247,12 @@ class _Walk:
             if not any(sees(self._principal, place, table) for place in places):
                 raise unseen(_label(path))
             raise TableNotFound(f'table "{_label(path)}" does not exist')
+
+    def _named(self, sql: str, schema: str, table: str) -> list[str | None]:
+        """Return the SQL of the views, or None for each table, that have this name to DuckDB."""
+        wanted = folded(schema), folded(table)
+        named = self._cursor.execute(sql, {"catalog": self._catalog, "schema": schema, "table": table}).fetchall()
+        return [view for in_schema, name, view in named if (folded(in_schema), folded(name)) == wanted]
 
     def _view(self, sql: str, schema: str) -> None:
         body = _VIEW.fullmatch(sql)
