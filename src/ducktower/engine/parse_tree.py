@@ -56,15 +56,31 @@ def nodes(tree: Any) -> Iterator[dict[str, Any]]:
 
 
 def tables(tree: Any) -> set[str]:
-    """Return the names of tables and views as they stand in the statement, but for those that CTEs have taken."""
-    taken: set[str] = set()
+    """Return the names of tables and views as they stand in the statement, but for those that mean a CTE there."""
     found: set[tuple[str, ...]] = set()
-    for node in nodes(tree):
-        kind = node.get("type")
-        if "cte_map" in node:
-            taken |= {folded(str(cte["key"])) for cte in node["cte_map"]["map"]}
+    _name(tree, frozenset(), found)
+    return {".".join(part for part in path if part) for path in found}
+
+
+def _name(value: Any, scope: frozenset[str], found: set[tuple[str, ...]]) -> None:
+    """Add the tables of a part of the tree; `scope` has the names of the CTEs that can be meant there."""
+    if isinstance(value, list):
+        for one in value:
+            _name(one, scope, found)
+    elif isinstance(value, dict):
+        kind, rest = value.get("type"), dict(value)
+        for cte in rest.pop("cte_map", {}).get("map", ()):
+            _name(cte["value"], scope, found)
+            scope |= {folded(str(cte["key"]))}
         if kind == "BASE_TABLE":
-            found.add((node["catalog_name"], node["schema_name"], node["table_name"]))
+            path = (value["catalog_name"], value["schema_name"], value["table_name"])
+            if any(path[:2]) or folded(path[2]) not in scope:
+                found.add(path)
         elif kind == "INSERT_QUERY_NODE":
-            found.add((node["catalog"], node["schema"], node["table"]))
-    return {".".join(part for part in path if part) for path in found if any(path[:2]) or folded(path[2]) not in taken}
+            found.add((value["catalog"], value["schema"], value["table"]))
+        elif kind in ("UPDATE_QUERY_NODE", "DELETE_QUERY_NODE"):
+            _name(rest.pop("table"), frozenset(), found)  # a CTE is never what is changed
+        elif kind == "RECURSIVE_CTE_NODE":
+            _name(rest.pop("left"), scope, found)
+            scope |= {folded(str(value["cte_name"]))}
+        _name(list(rest.values()), scope, found)
