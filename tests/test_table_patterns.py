@@ -41,7 +41,7 @@ def engine(database: Path) -> Iterator[Engine]:
             CREATE VIEW sales_info AS FROM information_schema.tables; CREATE VIEW other AS FROM sales_a;
             CREATE VIEW shop.v AS FROM orders;
             CREATE MACRO peek() AS (SELECT max(v) FROM hidden); CREATE MACRO sales_peek() AS TABLE FROM hidden;
-            CREATE SEQUENCE s
+            CREATE SEQUENCE s; CREATE TYPE mood AS ENUM ('secret', 'a')
             """
         )
         yield opened_engine
@@ -64,6 +64,8 @@ SEEN = [
     "DESCRIBE sales_a",
     "SUMMARIZE sales_a",
     "SELECT date_part('year', now()), coalesce(NULL, 1), CAST('1' AS INTEGER)",
+    "SELECT NULL::DECIMAL(4, 1), DATE '2026-01-01', INTERVAL 1 DAY, 1::DOUBLE PRECISION, [NULL]::STRUCT(a INT4[])[]",
+    "SELECT '1'::JSON, now()::TIMESTAMP WITH TIME ZONE, 'a'::VARCHAR(3), MAP {1: 2}::MAP(TINYINT, INT)",
 ]
 
 UNSEEN = [
@@ -136,6 +138,12 @@ UNSEEN = [
     "FROM pragma_table_info('hidden')",
     "FROM pragma_storage_info('hidden')",
     "FROM pragma_show('hidden')",
+    "SELECT enum_range(NULL::mood)",
+    "SELECT mood 'a'",
+    "SELECT NULL::STRUCT(a main.mood[])",
+    "FROM sales_a PIVOT (count(*) FOR v IN mood)",
+    "SELECT enum_range(from_json('1', '\"mood\"'))",
+    "SELECT '{}'::json_of_somebody",
     "FROM query('FROM hidden')",
     "FROM query_table('hidden')",
     "FROM query_table(['sales_a', 'hidden'])",

@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from fnmatch import translate
 from functools import lru_cache
-from typing import Any
+from typing import Any, NamedTuple
 
 import pyarrow as pa
 
@@ -27,7 +27,7 @@ _SOURCES = frozenset({"SUBQUERY", "JOIN", "EMPTY", "EMPTY_FROM", "EXPRESSION_LIS
 """What may stand in FROM and is made of other things; tables, functions and DESCRIBE are looked at one by one."""
 _EXPRESSIONS = frozenset(
     {"CONSTANT", "COLUMN_REF", "COMPARISON", "CONJUNCTION", "OPERATOR", "CAST", "CASE", "SUBQUERY", "STAR", "BETWEEN"}
-    | {"LAMBDA", "LAMBDA_REF", "PARAMETER", "COLLATE", "POSITIONAL_REFERENCE", "DEFAULT", "TYPE"}
+    | {"LAMBDA", "LAMBDA_REF", "PARAMETER", "COLLATE", "POSITIONAL_REFERENCE", "DEFAULT"}
 )
 _TABLE_FUNCTIONS = frozenset({"range", "generate_series", "unnest", "repeat", "repeat_row", "json_each", "json_tree"})
 _WINDOW_FUNCTIONS = frozenset(
@@ -37,9 +37,11 @@ _WINDOW_FUNCTIONS = frozenset(
 _NO_FUNCTIONS = frozenset(
     {"nextval", "currval", "setval", "current_setting", "getvariable", "getenv", "write_log", "in_search_path"}
     | {"json_serialize_sql", "json_serialize_plan", "json_deserialize_sql", "json_execute_serialized_sql"}
+    | {"from_json", "from_json_strict", "json_transform", "json_transform_strict", "get_type", "make_type"}
     | {"index_key", "stats", "sleep_ms", "col_description", "obj_description", "shobj_description"}
 )
-"""Functions of values alone are allowed; these know of sequences, settings, plans, or of nothing that a table holds."""
+"""Functions of values alone are allowed; these know of sequences, settings, types by name, plans, or of nothing that a
+table holds."""
 
 _FUNCTIONS = """
 SELECT DISTINCT function_name FROM duckdb_functions() WHERE internal AND schema_name = 'main'
@@ -47,6 +49,12 @@ SELECT DISTINCT function_name FROM duckdb_functions() WHERE internal AND schema_
 """
 
 _MACROS = "SELECT DISTINCT function_name FROM duckdb_functions() WHERE NOT internal"
+
+_TYPES = """
+SELECT DISTINCT lower(type_name) FROM duckdb_types() WHERE internal
+EXCEPT SELECT lower(type_name) FROM duckdb_types() WHERE NOT internal
+"""
+"""Types that DuckDB brings along: an enum of somebody's tells the values of a table that it was made of."""
 
 _TABLE = """
 SELECT schema_name, table_name, NULL FROM duckdb_tables() WHERE database_name = $catalog
@@ -99,19 +107,24 @@ def unseen(label: str) -> Forbidden:
     return Forbidden(f'table "{label}" is not among those that this token may use')
 
 
+class _Allowed(NamedTuple):
+    functions: frozenset[str]
+    types: frozenset[str]
+
+
 class Sight:
     """Safe from any thread; each call uses the cursor that it is given."""
 
     def __init__(self) -> None:
-        # Found out by whoever asks first, and set as one object: the functions that are allowed, until somebody makes a
-        # macro that may have the name of one of them.
-        self._functions: frozenset[str] | None = None
+        # Found out by whoever asks first, and set as one object: the functions and types that are allowed, until
+        # somebody makes a macro or a type that may have the name of one of them.
+        self._allowed: _Allowed | None = None
         self._version = 0
 
     def forget(self) -> None:
-        """Say that tables or macros were made, dropped or altered."""
+        """Say that tables, macros or types were made, dropped or altered."""
         self._version += 1
-        self._functions = None
+        self._allowed = None
 
     def check(self, cursor: Any, catalog: str, statement: Any, principal: Principal) -> None:
         """Raise Forbidden unless it is proved that the statement touches what the principal may use alone."""
@@ -132,24 +145,30 @@ class Sight:
         self._walk(cursor, catalog, principal).table(["", schema, table], "main")
 
     def _walk(self, cursor: Any, catalog: str, principal: Principal) -> _Walk:
-        functions, version = self._functions, self._version
-        if functions is None:
-            names = {str(name).lower() for (name,) in cursor.execute(_FUNCTIONS).fetchall()}
-            macros = {str(name).lower() for (name,) in cursor.execute(_MACROS).fetchall()}
-            functions = frozenset((names | _WINDOW_FUNCTIONS | _TABLE_FUNCTIONS) - _NO_FUNCTIONS - macros)
+        allowed, version = self._allowed, self._version
+        if allowed is None:
+            allowed = _allowed(cursor)
             if version == self._version:
-                self._functions = functions
-        return _Walk(cursor, catalog, principal, functions)
+                self._allowed = allowed
+        return _Walk(cursor, catalog, principal, allowed)
+
+
+def _allowed(cursor: Any) -> _Allowed:
+    names, macros, types = (
+        {str(name).lower() for (name,) in cursor.execute(sql).fetchall()} for sql in (_FUNCTIONS, _MACROS, _TYPES)
+    )
+    functions = (names | _WINDOW_FUNCTIONS | _TABLE_FUNCTIONS) - _NO_FUNCTIONS - macros
+    return _Allowed(frozenset(functions), frozenset(types))
 
 
 class _Walk:
     """One look at one statement. Used by one thread."""
 
-    def __init__(self, cursor: Any, catalog: str, principal: Principal, functions: frozenset[str]) -> None:
+    def __init__(self, cursor: Any, catalog: str, principal: Principal, allowed: _Allowed) -> None:
         self._cursor = cursor
         self._catalog = catalog
         self._principal = principal
-        self._functions = functions
+        self._functions, self._types = allowed
         self._depth = 0
         self._schema = "main"  # where names without a schema are looked for first
 
@@ -210,7 +229,7 @@ class _Walk:
         elif kind == "SHOW_REF":
             if source["table_name"] or not source["query"]:
                 raise self._unknown("SHOW")
-        elif kind not in _SOURCES:
+        elif kind not in _SOURCES or any(pivot.get("pivot_enum") for pivot in source.get("pivots", ())):
             raise self._unknown(kind)
         self._visit(list(source.values()), scope)
 
@@ -220,6 +239,10 @@ class _Walk:
             name = folded(_path(expression, "catalog", "schema", "function_name")[2])
             if name not in self._functions:
                 raise self._unknown(name)
+        elif kind == "TYPE":
+            name = folded(_path(expression, "catalog", "schema", "type_name")[2])
+            if name not in self._types:
+                raise self._unknown(f"the type {name}")
         elif kind not in _EXPRESSIONS:
             raise self._unknown(kind)
         self._visit(list(expression.values()), scope)
