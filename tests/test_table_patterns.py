@@ -402,6 +402,22 @@ def test_a_prepared_statement_is_looked_at_each_time(engine: Engine) -> None:
         prepared.query()
 
 
+def test_a_transaction_is_looked_at_as_it_sees_things(engine: Engine) -> None:
+    """A view that an owner turned to other tables is in an open transaction what it was, and so is a macro."""
+    engine.execute("CREATE MACRO upper(x) AS (SELECT max(v) FROM hidden)")
+    session = engine.sessions.open(READER)
+    prepared = session.prepare("FROM sales_w")
+    session.update("BEGIN; FROM sales_a")
+    engine.execute("CREATE OR REPLACE VIEW sales_leak AS SELECT * FROM sales_a; DROP MACRO upper")
+    assert engine.read("SELECT upper(v) FROM sales_leak", None, called(READER)).read_all().num_rows == 2
+    for sql in ("FROM sales_leak", "SELECT upper('x')"):
+        with pytest.raises(ducktower.Forbidden):
+            session.query(sql)
+    assert prepared.query().reader.read_all().num_rows == 2
+    session.update("COMMIT")
+    assert len(rows(session, "SELECT upper(v) FROM sales_leak")) == 2
+
+
 def test_what_patterns_mean() -> None:
     """Shells' wildcards, without regard to case; no dot is the schema main; what is no pattern is refused."""
     assert [

@@ -77,12 +77,14 @@ class Guard:
         self._sandbox = Sandbox(config)
         self._sight = Sight()
 
-    def parsed(self, cursor: Any, sql: str, principal: Principal, trail: Trail | None = None) -> list[Any]:
+    def parsed(
+        self, cursor: Any, sql: str, principal: Principal, trail: Trail | None = None, *, in_transaction: bool = False
+    ) -> list[Any]:
         """Do what `statements.parsed` does, and raise Forbidden for what the principal may not run."""
         found = statements.parsed(cursor, sql, self._bytes_max)
         if trail is not None:
             note_script(trail, cursor, found)
-        self.admit(cursor, found, principal)
+        self.admit(cursor, found, principal, in_transaction=in_transaction)
         return found
 
     def script(self, cursor: Any, sql: str, principal: Principal, trail: Trail | None = None) -> list[Any]:
@@ -97,8 +99,8 @@ class Guard:
         """Do what `statements.one_query` does, and raise Forbidden for what the principal may not run."""
         return statements.only_query(self.script(cursor, sql, principal, trail))
 
-    def admit(self, cursor: Any, script: Sequence[Any], principal: Principal) -> None:
-        """Raise Forbidden when the principal may not run these statements."""
+    def admit(self, cursor: Any, script: Sequence[Any], principal: Principal, *, in_transaction: bool = False) -> None:
+        """Raise Forbidden when the principal may not run these statements; the cursor may be in their transaction."""
         for statement in script:
             self._sandbox.check(cursor, statement, principal)
         if principal.role != "owner":
@@ -108,7 +110,7 @@ class Guard:
             for statement in script:
                 if statements.kind_of(statement) == "SET":
                     _check_setting(statement.query, principal)
-                self._sight.check(cursor, self._catalog, statement, principal)
+                self._sight.check(cursor, self._catalog, statement, principal, anew=in_transaction)
 
     def admit_table(self, cursor: Any, principal: Principal, target: Target) -> None:
         """Raise Forbidden when the principal may not see that table or view."""

@@ -167,10 +167,10 @@ class Session:
         self._check(None)
         principal, trail = who(caller, self.principal), trail_of(caller)
         if principal.role != "owner" or trail is not None:
-            with self._parts.cursors.open("internal", "statement", "", self._asks(caller)) as (lease, _):
+            with self._judging("", caller) as (cursor, in_transaction):
                 if trail is not None:
-                    note_script(trail, lease.cursor, script)
-                self._parts.guard.admit(lease.cursor, script, principal)
+                    note_script(trail, cursor, script)
+                self._parts.guard.admit(cursor, script, principal, in_transaction=in_transaction)
         return self._run(script, text, parameters, caller)
 
     def insert(self, insert: value_inserts.PlainInsert, table: Any, caller: Caller | None) -> int | None:
@@ -375,14 +375,34 @@ class Session:
                     lease.cursor.execute(BEGIN_READ_ONLY)
                 yield lease.cursor
 
+    @contextlib.contextmanager
+    def _judging(self, sql: str, caller: Caller | None) -> Iterator[tuple[Any, bool]]:
+        """Give a cursor to judge statements with, and whether it is in the session's transaction.
+
+        What a token with patterns touches there is what the transaction sees, not what is there now.
+        """
+        if self._sees_the_past(caller):
+            with self._turns.call("statement", sql, self._asks(caller)) as own_call:
+                yield own_call.cursor, self._sees_the_past(caller)
+        else:
+            with self._parts.cursors.open("internal", "statement", sql, self._asks(caller)) as (lease, _):
+                yield lease.cursor, False
+
+    def _sees_the_past(self, caller: Caller | None) -> bool:
+        transaction = self._own.transaction
+        goes_on = transaction is not None and transaction.started and transaction.failure is None
+        return goes_on and who(caller, self.principal).limited
+
     def _described(self, sql: str, caller: Caller | None) -> tuple[list[Any], Description]:
         with self.looking("description", sql, caller) as cursor:
-            script = self._parts.guard.parsed(cursor, sql, who(caller, self.principal), trail_of(caller))
+            principal, in_transaction = who(caller, self.principal), self._sees_the_past(caller)
+            script = self._parts.guard.parsed(cursor, sql, principal, trail_of(caller), in_transaction=in_transaction)
             return script, self._parts.describer.describe(cursor, script)
 
     def _parsed(self, sql: str, caller: Caller | None) -> list[Any]:
-        with self._parts.cursors.open("internal", "statement", sql, self._asks(caller)) as (lease, _):
-            return self._parts.guard.parsed(lease.cursor, sql, who(caller, self.principal), trail_of(caller))
+        principal = who(caller, self.principal)
+        with self._judging(sql, caller) as (cursor, in_transaction):
+            return self._parts.guard.parsed(cursor, sql, principal, trail_of(caller), in_transaction=in_transaction)
 
     def _run(self, script: list[Any], text: str, parameters: Parameters | Rows, caller: Caller | None) -> Ran:
         read_only = who(caller, self.principal).only_reads

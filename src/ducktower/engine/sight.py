@@ -126,8 +126,12 @@ class Sight:
         self._version += 1
         self._allowed = None
 
-    def check(self, cursor: Any, catalog: str, statement: Any, principal: Principal) -> None:
-        """Raise Forbidden unless it is proved that the statement touches what the principal may use alone."""
+    def check(self, cursor: Any, catalog: str, statement: Any, principal: Principal, *, anew: bool = False) -> None:
+        """Raise Forbidden unless it is proved that the statement touches what the principal may use alone.
+
+        Within a transaction `cursor` is in it, and nothing that is known of now is used, but found out `anew`: views
+        and macros are there what they were when it began.
+        """
         kind = statements.kind_of(statement)
         if kind in ("TRANSACTION", "SET"):
             return  # `guard` knows which of those are harmless
@@ -135,7 +139,7 @@ class Sight:
             raise Forbidden(
                 f"this token is limited to some tables: it may run SELECT, INSERT, UPDATE and DELETE, not {kind}"
             )
-        self._walk(cursor, catalog, principal).tree(parse_tree.of_statement(cursor, statement), "main")
+        self._walk(cursor, catalog, principal, anew=anew).tree(parse_tree.of_statement(cursor, statement), "main")
 
     def check_table(self, cursor: Any, catalog: str, schema: str, table: str, principal: Principal) -> None:
         """Raise Forbidden unless the table is one that the principal may use, and all that is under it if it is a view.
@@ -144,9 +148,11 @@ class Sight:
         """
         self._walk(cursor, catalog, principal).table(["", schema, table], "main")
 
-    def _walk(self, cursor: Any, catalog: str, principal: Principal) -> _Walk:
+    def _walk(self, cursor: Any, catalog: str, principal: Principal, *, anew: bool = False) -> _Walk:
         allowed, version = self._allowed, self._version
-        if allowed is None:
+        if anew:
+            allowed = _allowed(cursor)
+        elif allowed is None:
             allowed = _allowed(cursor)
             if version == self._version:
                 self._allowed = allowed
