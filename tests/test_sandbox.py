@@ -292,6 +292,14 @@ TELLING = [
     "SELECT current_setting('temp' || '_directory')",
     "SELECT current_setting('TimeZone'), current_setting('temp_directory')",
     "SELECT \"current_setting\"('temp_directory')",
+    "SHOW temp_directory",
+    'SHOW "Secret_Directory"',
+    "SHOW /* */ 'home_directory'",
+    "SHOW $$temp_directory$$",
+    "FROM (SHOW temp_directory)",
+    "WITH x AS (SHOW allowed_paths) FROM x",
+    "FROM query('SHOW temp_directory')",
+    "FROM query('SHOW \"temp_directory\"')",
     "FROM which_secret('s3://x', 's3')",
     "SELECT write_log('x')",
     "FROM checkpoint()",
@@ -310,6 +318,13 @@ def test_the_machine_is_the_owners_business(engine: Engine) -> None:
                 engine.read(sql, None, caller)
             assert attempts(engine, caller, sql) == [], sql
             assert attempts(engine, caller, f"INSERT INTO t SELECT 1 FROM ({sql})") == [], sql
+
+
+def test_what_is_there_may_be_shown(engine: Engine) -> None:
+    """Tables, databases and what a session may set."""
+    for caller in (READER, WRITER):
+        for sql in ("SHOW t", "SHOW TABLES", "SHOW DATABASES", "SHOW TimeZone", "SELECT 'show temp_directory'"):
+            assert engine.read(sql, None, caller).read_all().num_rows > 0
 
 
 def test_settings_are_locked_for_everybody(engine: Engine) -> None:

@@ -55,6 +55,9 @@ _HARMLESS_SETTING = re.compile(
     r"current_setting\s*\(\s*'(?:TimeZone|Calendar|integer_division|threads|memory_limit|max_memory)'\s*\)",
     re.IGNORECASE,
 )
+_HARMLESS_SETTINGS = frozenset({"timezone", "calendar", "integer_division", "threads", "memory_limit", "max_memory"})
+_SHOW = re.compile(r"(?<![A-Za-z0-9_])show(?![A-Za-z0-9_])", re.IGNORECASE)
+_WORD = re.compile(r"\w+")
 _PATHS = re.compile(rf"\s*\(\s*(?P<paths>{_STRING}|\[\s*{_STRING}(?:\s*,\s*{_STRING})*\s*\])\s*[,)]")
 _ONE_TEXT = re.compile(rf"\s*\(\s*{_STRING}\s*\)")
 _COPY = re.compile(r"(?<![A-Za-z0-9_])copy(?![A-Za-z0-9_])", re.IGNORECASE)
@@ -97,7 +100,7 @@ _HINTS = (
         "write_log",
         "enable_",
     ),
-    *("disable_", "duckdb_", "pg_settings", "current_setting", "query", "copy", "export"),
+    *("disable_", "duckdb_", "pg_settings", "current_setting", "query", "copy", "export", "show"),
 )
 """A text without any of these, in small letters, holds nothing of what is closed: most are let through by this."""
 
@@ -108,6 +111,7 @@ class Sandbox:
     def __init__(self, config: EngineConfig) -> None:
         self._open = config.external_access
         self._directories = opened_directories(config)
+        self._settings: frozenset[str] | None = None  # the same for ever; found out by whoever asks first
 
     def check(self, cursor: Any, statement: Any, principal: Principal) -> None:
         """Raise Forbidden when the statement reaches for what is closed, to all or to this principal."""
@@ -118,12 +122,29 @@ class Sandbox:
         plain = _plain(text)
         if principal.role != "owner":
             _check_guest(plain, text)
+            self._check_shown(cursor, statement, plain)
         if not self._open:
             self._check_calls(plain, text)
             _check_dynamic(text)
             if statements.kind_of(statement) in ("CREATE", "DROP") and _SECRET.search(plain):
                 raise Forbidden("secrets are not offered: this server reaches nothing outside")
         self._check_copies(cursor, statement, plain)
+
+    def _check_shown(self, cursor: Any, statement: Any, plain: str) -> None:
+        """Refuse SHOW of a setting; DuckDB's own tree tells which name that is, where there is a tree."""
+        if _SHOW.search(plain) is None:
+            return
+        if self._settings is None:
+            names = cursor.execute("SELECT lower(name) FROM duckdb_settings()").fetchall()
+            self._settings = frozenset(name for (name,) in names) - _HARMLESS_SETTINGS
+        tree = None if _DYNAMIC_CALL.search(statement.query) else parse_tree.of_statement(cursor, statement)
+        if tree is None:
+            shown = _WORD.findall(statement.query)
+        else:
+            shown = [str(node["table_name"]) for node in parse_tree.nodes(tree) if node.get("type") == "SHOW_REF"]
+        for name in shown:
+            if parse_tree.folded(name) in self._settings:
+                raise Forbidden(f"{name} tells of the server's machine; an owner may use it")
 
     def _check_calls(self, plain: str, text: str) -> None:
         closed = _CLOSED_CALL.search(plain)
