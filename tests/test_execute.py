@@ -184,6 +184,8 @@ FORBIDDEN = [
     "SELECT getenv('HOME')",
     "CREATE SECRET s (TYPE s3, KEY_ID 'x', SECRET 'y')",
     "DETACH test",
+    "ALTER DATABASE test SET ALIAS TO other",
+    "alter /* /* */ */ database if exists test set alias to other",
 ]
 
 

@@ -7,7 +7,9 @@ the engine. What is refused here are statements that such a transaction does not
 
 from __future__ import annotations
 
+import itertools
 import re
+from collections.abc import Iterator
 from typing import Any
 
 import duckdb
@@ -91,6 +93,8 @@ def parsed(cursor: Any, sql: str, bytes_max: int) -> list[Any]:
             raise Forbidden("this kind of statement is not offered")
         if kind in ("ATTACH", "DETACH"):
             _refuse_attaching(cursor, statement, kind)
+        if kind == "ALTER" and next(itertools.islice(_words(statement.query), 1, None), "") == "database":
+            raise Forbidden("ALTER DATABASE is not offered: everybody knows the database by its name")
         # DuckDB lets the settings that a session may change be changed for everybody, too: not here. The whole text
         # is searched, comments and literals included: whoever takes those out first may differ from DuckDB.
         if kind == "EXPLAIN" and (verb := _explained(statement.query)) not in _EXPLAINED:
@@ -102,16 +106,19 @@ def parsed(cursor: Any, sql: str, bytes_max: int) -> list[Any]:
     return statements
 
 
-def _explained(sql: str) -> str:
-    """Return the first word of the statement that an EXPLAIN explains, as DuckDB's own tokenizer sees it."""
+def _words(sql: str) -> Iterator[str]:
+    """Yield what a statement is made of, in small letters and without comments, as DuckDB's own tokenizer sees it."""
     raw = sql.encode()  # the tokenizer counts bytes
     tokens = duckdb.tokenize(sql)
     ends = [*(start for start, _ in tokens[1:]), len(raw)]
-    words = iter(
-        raw[start:end].decode(errors="replace").strip().lower()
-        for (start, kind), end in zip(tokens, ends, strict=True)
-        if kind != duckdb.token_type.comment
-    )
+    for (start, kind), end in zip(tokens, ends, strict=True):
+        if kind != duckdb.token_type.comment:
+            yield raw[start:end].decode(errors="replace").strip().lower()
+
+
+def _explained(sql: str) -> str:
+    """Return the first word of the statement that an EXPLAIN explains."""
+    words = _words(sql)
     for word in words:
         if word == "(":
             inside = next(words, "")
