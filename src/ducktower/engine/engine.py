@@ -137,7 +137,7 @@ class Engine:
         """Return a pyarrow.Table: schema_name, table_name, table_type, rows (NULL for views), columns."""
         with self._cursors.open("internal", "list of tables", "", caller) as (lease, _):
             found = catalog.list_tables(lease.cursor, self._database.catalog)
-        return seen_of(found, who(caller), (0, 1))
+            return self._guard.seen(lease.cursor, found, who(caller), 0)
 
     # -- Flight SQL's metadata: what a session sees, or what is there for everybody -----------------------
 
@@ -158,7 +158,7 @@ class Engine:
             found = metadata.db_schemas(cursor, self._database.catalog, catalog, pattern)
             if not who(caller).limited:
                 return found
-            tables = seen_of(metadata.names_of(cursor, self._database.catalog), who(caller), (1, 2))
+            tables = self._guard.seen(cursor, metadata.names_of(cursor, self._database.catalog), who(caller), 1)
         schemas = {"main", *tables.column(1).to_pylist()}
         return found.filter(pa.array([name in schemas for name in found.column(1).to_pylist()], pa.bool_()))
 
@@ -185,7 +185,7 @@ class Engine:
                 types,
                 include_schema=include_schema,
             )
-        return seen_of(found, who(caller), (1, 2))
+            return self._guard.seen(cursor, found, who(caller), 1)
 
     def table_types(self) -> Any:
         """Return a pyarrow.Table of the kinds of tables."""

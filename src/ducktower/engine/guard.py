@@ -11,14 +11,16 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
+import pyarrow as pa
+
 from ..config import EngineConfig
-from ..errors import Forbidden
+from ..errors import Forbidden, TableNotFound
 from . import statements
 from .access import LOCAL, Principal, Role, Trail
 from .calls import Caller
 from .database import SESSION_SETTINGS
 from .sandbox import Sandbox
-from .sight import Sight, sees, unseen
+from .sight import Sight, seen_of, sees, unseen
 from .trails import note_script
 from .words import Mode, Target
 
@@ -116,6 +118,27 @@ class Guard:
         """Raise Forbidden when the principal may not see that table or view."""
         if principal.limited:
             self._sight.check_table(cursor, self._catalog, target.schema, target.table, principal)
+
+    def seen(self, cursor: Any, listed: Any, principal: Principal, first: int) -> Any:
+        """Return the rows of a list of tables (pyarrow.Table) that the principal may use, views as all that they show.
+
+        The columns from `first` on are the schema, the name and the kind.
+        """
+        if not principal.limited:
+            return listed
+        listed = seen_of(listed, principal, (first, first + 1))
+        named = zip(*(listed.column(first + i).to_pylist() for i in range(3)), strict=True)
+        shown = [
+            kind != "VIEW" or self._shows(cursor, principal, Target(table, schema)) for schema, table, kind in named
+        ]
+        return listed.filter(pa.array(shown, pa.bool_()))
+
+    def _shows(self, cursor: Any, principal: Principal, view: Target) -> bool:
+        try:
+            self.admit_table(cursor, principal, view)
+        except (Forbidden, TableNotFound):
+            return False
+        return True
 
     def forget(self) -> None:
         """Say that tables or macros were made, dropped or altered."""
