@@ -330,6 +330,13 @@ def _known(url: str, token: str) -> bool:
     return True
 
 
+def _finish(upload: Any, answer: Any, batch: pa.RecordBatch) -> None:
+    upload.write_batch(batch)
+    upload.done_writing()
+    answer.read()
+    upload.close()
+
+
 class TestTheEnd:
     def test_a_new_token_is_noticed(self, closed: ducktower.FlightServer, grant: Grant) -> None:
         """Without a restart."""
@@ -457,6 +464,27 @@ class TestTheEnd:
                 with pytest.raises((flight.FlightError, pa.ArrowException, OSError)):
                     one.close()
         assert boss.query("SELECT count(*) AS n FROM t")["n"].to_pylist() == [1]
+
+    @pytest.mark.parametrize("rows", [1, 200_000])
+    def test_an_upload_is_not_finished_with_a_token_that_is_over(
+        self, closed: ducktower.FlightServer, tokens: TokenFile, as_: Connect, owner: str, rows: int
+    ) -> None:
+        """Nothing is stored, however soon its rest comes after the end."""
+        boss = as_(owner)
+        boss.execute("CREATE TABLE t (n BIGINT)")
+        token = tokens.create("otto", "writer")[1]
+        until(lambda: _known(closed.url, token), "the new token")
+        batch = pa.record_batch({"n": pa.array(range(rows))})
+        options = flight.FlightCallOptions(headers=[(b"authorization", f"Bearer {token}".encode())])
+        with flight.connect(closed.url) as raw:
+            upload, answer = raw.do_put(flight.FlightDescriptor.for_path("t"), batch.schema, options)
+            upload.write_batch(batch)
+            tokens.revoke("otto")
+            until(lambda: not _known(closed.url, token), "the end of the token")
+            with pytest.raises((flight.FlightError, pa.ArrowException, OSError)):
+                _finish(upload, answer, batch)
+        until(lambda: boss.sessions() == [], "the end of every call")
+        assert boss.query("SELECT count(*) AS n FROM t")["n"].to_pylist() == [0]
 
     def test_others_go_on(
         self, closed: ducktower.FlightServer, tokens: TokenFile, grant: Grant, as_: Connect, owner: str

@@ -52,6 +52,8 @@ class Caller:
     principal: Principal = LOCAL
     trail: Trail | None = None
     """Where the engine writes down what it did, when there is an audit log."""
+    over: Callable[[], bool] = _never
+    """Whether the caller is known no longer, although its call goes on: then it stores nothing more."""
     heard: Callable[[], None] = _nothing
     """Told when something of the caller's stream came in."""
     taken: Callable[[], None] = _nothing

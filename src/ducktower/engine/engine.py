@@ -24,6 +24,7 @@ from ..errors import (
     DucktowerError,
     InvalidArgument,
     TimedOut,
+    Unauthenticated,
 )
 from ..monitor import Counter
 from ..row_groups import messages_of_stream
@@ -313,6 +314,8 @@ class Engine:
             raise translate(error) from error
         if caller.gone():
             raise Cancelled("the client went away during its upload; nothing was stored")
+        if caller.over():
+            raise Unauthenticated("the token was revoked or has expired; nothing was stored")
         batches = [batch.replace_schema_metadata(None) for batch in ahead]
         return self._put_small(target, schema, batches, nbytes, caller)
 

@@ -144,7 +144,8 @@ class Listener(flight.FlightServerBase):
                 self._admission.enter(visit)
                 entered = visit
             trail = None if entry is None else entry.trail
-            yield Caller(peer, context.is_cancelled, lambda: self._hang_up(peer), visit.principal, trail), visit
+            caller = Caller(peer, context.is_cancelled, lambda: self._hang_up(peer), visit.principal, trail, visit.over)
+            yield caller, visit
         except Exception as error:
             told = self._told(error, context, entered)
             if entry is not None:

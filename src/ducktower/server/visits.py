@@ -93,6 +93,10 @@ class Visit:
         """Who calls."""
         return self.login.principal
 
+    def over(self) -> bool:
+        """Whether the caller's token was revoked or has expired since."""
+        return self.login.over
+
     def arrive(self, context: Any, peer: str) -> None:
         """Go on in the handler. Raises Unauthenticated for a caller who is refused, late when it failed to log in."""
         self._context, self.peer = context, peer
