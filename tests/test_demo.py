@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -11,6 +14,7 @@ import psutil
 import pytest
 
 import cli_support as cli
+from support.waiting import until
 
 FIGURES = {
     "rows_acknowledged",
@@ -47,7 +51,30 @@ def test_many_writers_and_readers_at_full_speed(tmp_path: Path) -> None:
         assert cli.query(url, "SELECT count(*) AS n FROM concurrent_test") == [{"n": found["rows_in_table"]}]
     again = cli.last_json(cli.run("demo", "--seconds", "1", "--database", str(database), "--json").stdout)
     assert again["rows_before"] == found["rows_in_table"]
-    assert again["rows_acknowledged"] == again["rows_in_table"] > 0
+    assert again["rows_before"] + again["rows_acknowledged"] == again["rows_in_table"] > again["rows_before"]
+    with cli.serving(str(database)) as (url, _):
+        assert cli.query(url, "SELECT count(*) AS n FROM concurrent_test") == [{"n": again["rows_in_table"]}]
+
+
+def test_a_file_that_has_tokens(tmp_path: Path) -> None:
+    """The demo asks for a token of its own: those of the file are others', and stay as they are."""
+    database = tmp_path / "closed.duckdb"
+    cli.run("token", "create", "ada", "--role", "reader", "--database", str(database))
+    tokens = database.with_name("closed.duckdb.tokens").read_bytes()
+    found = cli.last_json(cli.run("demo", "--seconds", "1", "--database", str(database), "--json").stdout)
+    assert found["rows_acknowledged"] == found["rows_in_table"] > 0
+    assert "token" not in found
+    assert database.with_name("closed.duckdb.tokens").read_bytes() == tokens
+
+
+def test_many_processes_are_told_of() -> None:
+    """Where nothing is drawn, it says how many of the processes are ready."""
+    result = cli.run("demo", "--seconds", "0.5", "--writers", "0", "--readers", "21", "--read-rate", "1", "--json")
+    assert result.stderr.decode().splitlines() == [
+        "starting the processes: 1 of 22 are ready",
+        "starting the processes: 21 of 22 are ready",
+    ]
+    assert len(cli.last_json(result.stdout)["readers"]) == 21
 
 
 def test_another_question() -> None:
@@ -57,12 +84,23 @@ def test_another_question() -> None:
 
 
 def test_a_broken_question_is_one_line() -> None:
-    """A question that cannot be asked ends the demo with the reason."""
+    """A question that cannot be asked ends the demo with the reader and the reason; the figures come all the same."""
     result = cli.run("demo", "--seconds", "5", "--query", "SELECT nonsense FROM nowhere", "--json", check=False)
     assert result.returncode == 1
     lines = result.stderr.decode().splitlines()
     assert len(lines) == 1
-    assert lines[0].startswith("TABLE_NOT_FOUND: ")
+    assert lines[0].startswith("TABLE_NOT_FOUND: reader 1: ")
+    found = cli.last_json(result.stdout)
+    assert found["read_errors"] == 1
+    assert found["failed"] == ["reader 1"]
+    assert found["rows_acknowledged"] == found["rows_in_table"]
+
+
+def test_a_worker_says_nothing_by_itself() -> None:
+    """`python -m` of a worker warns of nothing: its stderr is for what went wrong."""
+    command = [sys.executable, "-m", "ducktower.cli.worker", "writer"]
+    done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, timeout=60, env=cli.environment())
+    assert done.stderr == b""
 
 
 def test_a_database_that_is_none(tmp_path: Path) -> None:
@@ -104,17 +142,38 @@ def test_its_processes_die_with_it(tmp_path: Path) -> None:
     assert os.listdir(tmp_path) == []
 
 
-def test_a_child_that_dies_is_told() -> None:
-    """A writer that is killed ends the demo with one line, and the rest with it."""
-    with cli.started("demo", "--seconds", "60") as process:
-        assert process.stdout is not None
-        assert process.stdout.readline()
+@pytest.mark.parametrize("role", ["writer", "reader"])
+@pytest.mark.parametrize("as_json", [False, True])
+def test_a_child_that_dies_is_told(role: str, as_json: bool) -> None:
+    """A process that is killed ends the demo with one line that says so; what the others did is summed up."""
+    with cli.started("demo", "--seconds", "60", *(("--json",) if as_json else ())) as process:
+        victim = writing_demo(process.pid, role)
         children = psutil.Process(process.pid).children()
-        writers = [child for child in children if child.cmdline()[-1] == "writer"]
-        assert len(writers) == 2
-        writers[0].kill()
+        victim.kill()
         out, err = process.communicate(timeout=cli.SECONDS_MAX)
         assert process.returncode == 1, out
-        assert err.startswith("INTERNAL: writer ")
-        assert len(err.splitlines()) == 1
+        assert re.fullmatch(rf"INTERNAL: {role} \d ended early: killed by SIGKILL\n", err)
         assert all(cli.is_gone(child.pid) for child in children)
+    if as_json:
+        found = cli.last_json(out.encode())
+        assert set(found) >= FIGURES
+        assert found["rows_in_table"] >= found["rows_acknowledged"]
+        assert (found["write_errors"], found["read_errors"]) == ((1, 0) if role == "writer" else (0, 1))
+        assert found["failed"] == [err.split(": ")[1].removesuffix(" ended early")]
+    else:
+        assert "rows acknowledged in" in out
+        assert "THEY DIFFER" not in out
+
+
+def writing_demo(pid: int, role: str) -> psutil.Process:
+    """Wait until a demo's processes have connected, and return the first of a role."""
+    found: list[psutil.Process] = []
+
+    def connected() -> bool:
+        children = psutil.Process(pid).children()
+        found[:] = [child for child in children if child.cmdline()[-1:] == [role]]
+        # To the server, as the others do: orders have come, and rows or questions flow.
+        return bool(found) and all(child.net_connections("tcp") for child in children)
+
+    until(connected, "the processes' connections", seconds=cli.SECONDS_MAX)
+    return found[0]

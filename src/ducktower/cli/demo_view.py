@@ -9,8 +9,8 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -22,7 +22,7 @@ from .terminal import block_chart, milliseconds, one_line, sparkline
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-    from .demo import Child
+    from .crew import Child
 
 __all__ = ["Picture", "announced", "print_summary", "show"]
 
@@ -34,6 +34,7 @@ _LINE_SECONDS = 1.0
 _CHART_LINES = 7
 _WIDTH_MAX = 100
 _SPARK_WIDTH = 18
+_MANY_PROCESSES = 20
 
 
 @dataclass
@@ -108,11 +109,11 @@ class Picture:
         rows = self.acknowledged()
         return {
             "rows_acknowledged": rows,
-            "rows_in_table": rows_after - rows_before,
+            "rows_in_table": rows_after,
             "rows_before": rows_before,
             "reads": sum(reader.report.get("reads", 0) for reader in self.readers),
-            "read_errors": sum(reader.report.get("errors", 0) for reader in self.readers),
-            "write_errors": sum(writer.report.get("errors", 0) for writer in self.writers),
+            "read_errors": sum(reader.errors for reader in self.readers),
+            "write_errors": sum(writer.errors for writer in self.writers),
             "count_went_down": sum(reader.report.get("went_down", 0) for reader in self.readers),
             "seconds": round(seconds, 3),
             "rows_per_second": round(rows / seconds, 1),
@@ -123,6 +124,7 @@ class Picture:
             "commit_ms_p99": round(p99 * 1000, 3),
             "writers": [_latencies(writer, "rows") for writer in self.writers],
             "readers": [_latencies(reader, "reads") for reader in self.readers],
+            "failed": [child.name for child in (*self.writers, *self.readers) if child.failure is not None],
             "database": self.database,
         }
 
@@ -137,17 +139,10 @@ def _latencies(child: Child, unit: str) -> dict[str, Any]:
 
 
 def show(picture: Picture, stop: threading.Event, crew: Sequence[Child], *, live: bool, quiet: bool) -> None:
-    """Show the picture until its time is up or `stop` is set.
-
-    Raises:
-        DucktowerError: one of the processes failed.
-    """
+    """Show the picture until its time is up, `stop` is set, or one of the processes failed."""
     screen = _LiveScreen(picture) if live else _Quiet() if quiet else _Lines(picture)
     with screen:
-        while not stop.is_set() and not picture.over():
-            for child in crew:
-                if child.failure is not None:
-                    raise child.failure
+        while not (stop.is_set() or picture.over() or any(child.failure is not None for child in crew)):
             _sample(picture, stop)
             screen.update()
             left = _SAMPLE_SECONDS if picture.seconds is None else picture.seconds - picture.spent()
@@ -163,13 +158,28 @@ def _sample(picture: Picture, stop: threading.Event) -> None:
             raise
 
 
-def announced(what: str, *, live: bool) -> AbstractContextManager[object]:
-    """Show on a terminal what is waited for, until the context ends."""
+@contextmanager
+def announced(*, live: bool, processes: int) -> Iterator[Callable[[int], None]]:
+    """Say how many of the processes are ready, each time that the given function is told.
+
+    On a terminal that is one line, and gone at the end; elsewhere only many processes are worth telling of.
+    """
     if not live:
-        return nullcontext()
+        yield lambda ready: _told_of_many(ready, processes)
+        return
     from rich.console import Console
 
-    return Console().status(what, spinner="dots")
+    with Console().status(_starting(0, processes), spinner="dots") as status:
+        yield lambda ready: status.update(_starting(ready, processes))
+
+
+def _told_of_many(ready: int, processes: int) -> None:
+    if processes > _MANY_PROCESSES and ready % _MANY_PROCESSES == 1:
+        typer.echo(_starting(ready, processes), err=True)
+
+
+def _starting(ready: int, processes: int) -> str:
+    return f"starting the processes: {ready} of {processes} are ready"
 
 
 class _Quiet:
@@ -317,7 +327,7 @@ def _processes(picture: Picture, width: int) -> RenderableType:
             str(child.pid),
             Text(f"{curve[-1] if curve else 0:>6,.0f}/s {sparkline(curve, _SPARK_WIDTH)}", style="green"),
             f"{told.get('rows', 0):,} rows",
-            *_shared_cells(told),
+            *_shared_cells(child),
         )
     for child in picture.readers:
         told = child.report
@@ -326,7 +336,7 @@ def _processes(picture: Picture, width: int) -> RenderableType:
             str(child.pid),
             _answer(picture.question, str(told.get("answer", ""))),
             f"{told.get('reads', 0):,} reads",
-            *_shared_cells(told),
+            *_shared_cells(child),
         )
     return table
 
@@ -338,10 +348,10 @@ def _answer(question: str, answer: str) -> RenderableType:
     return Text.assemble((shown, "bold magenta"), (f" ← {one_line(question)}", "dim"))
 
 
-def _shared_cells(told: dict[str, Any]) -> tuple[Any, ...]:
+def _shared_cells(child: Child) -> tuple[Any, ...]:
     from rich.text import Text
 
-    errors = told.get("errors", 0)
+    told, errors = child.report, child.errors
     return (
         milliseconds(told.get("p50", 0.0)),
         milliseconds(told.get("p99", 0.0)),
@@ -369,11 +379,11 @@ def _chart(picture: Picture, width: int) -> RenderableType:
 
 def print_summary(summary: dict[str, Any]) -> None:
     """Print what came out of the run, in a few lines."""
-    agree = summary["rows_acknowledged"] == summary["rows_in_table"]
+    before = f", {summary['rows_before']:,} of them from before" if summary["rows_before"] else ""
     lines = (
         f"{summary['rows_acknowledged']:,} rows acknowledged in {summary['seconds']:.1f} s, "
-        f"{summary['rows_per_second']:,.0f} a second; {summary['rows_in_table']:,} in the table: "
-        + ("they agree" if agree else "THEY DIFFER"),
+        f"{summary['rows_per_second']:,.0f} a second; {summary['rows_in_table']:,} in the table{before}: "
+        + _agreement(summary),
         f"{summary['writes']:,} writes, {summary['writes_per_group']:.1f} to a commit; "
         f"commit p50 {summary['commit_ms_p50']:.2f} ms, p99 {summary['commit_ms_p99']:.2f} ms; "
         f"{summary['write_errors']:,} errors",
@@ -381,6 +391,16 @@ def print_summary(summary: dict[str, Any]) -> None:
     )
     for line in lines:
         typer.echo(line)
+
+
+def _agreement(summary: dict[str, Any]) -> str:
+    more = summary["rows_in_table"] - summary["rows_before"] - summary["rows_acknowledged"]
+    if more == 0:
+        return "they agree"
+    dead = [name for name in summary["failed"] if name.startswith("writer")]
+    if more > 0 and dead:
+        return f"{more:,} of {', '.join(dead)}, which could not tell of them any more"
+    return "THEY DIFFER"
 
 
 def _went(summary: dict[str, Any]) -> str:

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..config import EngineConfig, ServerConfig
 from ..errors import DucktowerError, InternalError
+from .crew import READER, SERVER, WRITER
 from .scenarios import SCENARIOS, ScenarioName, rows_of
 from .serve import run_server
 from .terminal import leave, warm_up
@@ -26,11 +27,7 @@ from .vignette import CLIENT_RETRY_SECONDS, Reader, Writer
 if TYPE_CHECKING:
     import pyarrow as pa
 
-__all__ = ["READER", "SERVER", "WRITER", "main"]
-
-SERVER = "server"
-WRITER = "writer"
-READER = "reader"
+__all__ = ["main"]
 
 _REPORT_SECONDS = 0.2
 _RETRY_SECONDS = 10.0
@@ -97,22 +94,32 @@ def main() -> int:
 
 def _serve(worker: _Worker, orders: dict[str, Any]) -> None:
     with ExitStack() as stack:
-        database = orders["database"]
+        database: str | None = orders["database"]
+        token_file = token = None
         if database is None:
-            directory = stack.enter_context(tempfile.TemporaryDirectory(prefix="ducktower-demo-"))
-            database = str(Path(directory) / "demo.duckdb")
+            database = str(_directory(stack) / "demo.duckdb")
+        elif Path(f"{database}.tokens").exists():
+            # Whose tokens those are the demo does not know. It asks too, for one that nobody else has.
+            from ..server.token_file import TokenFile
+
+            token_file = str(_directory(stack) / "tokens")
+            _, token = TokenFile(token_file).create("demo", "owner")
         run_server(
             EngineConfig(database=database),
-            ServerConfig(port=0, drain_seconds=_DRAIN_SECONDS),
+            ServerConfig(port=0, drain_seconds=_DRAIN_SECONDS, token_file=token_file),
             worker.stop,
-            lambda server: worker.say(event="ready", url=server.url, database=database),
+            lambda server: worker.say(event="ready", url=server.url, database=database, token=token),
         )
+
+
+def _directory(stack: ExitStack) -> Path:
+    return Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="ducktower-demo-")))
 
 
 def _write(worker: _Worker, orders: dict[str, Any]) -> None:
     from ..client import connect
 
-    with connect(orders["url"], retry_seconds=CLIENT_RETRY_SECONDS) as client:
+    with connect(orders["url"], token=orders["token"], retry_seconds=CLIENT_RETRY_SECONDS) as client:
         writer = Writer(
             client,
             orders["table"],
@@ -120,7 +127,7 @@ def _write(worker: _Worker, orders: dict[str, Any]) -> None:
             per_second=orders["per_second"],
             count=None,
             stop=worker.stop,
-            tell=lambda text: worker.say(event="note", text=text),
+            tell=_untold,
             retry_seconds=_RETRY_SECONDS,
         )
 
@@ -154,14 +161,14 @@ def _read(worker: _Worker, orders: dict[str, Any]) -> None:
             went_down += first < counts[0]
             counts[0] = first
 
-    with connect(orders["url"], retry_seconds=CLIENT_RETRY_SECONDS) as client:
+    with connect(orders["url"], token=orders["token"], retry_seconds=CLIENT_RETRY_SECONDS) as client:
         reader = Reader(
             client,
             orders["query"],
             per_second=orders["per_second"],
             count=None,
             stop=worker.stop,
-            tell=lambda text: worker.say(event="note", text=text),
+            tell=_untold,
             on_answer=on_answer,
             retry_seconds=_RETRY_SECONDS,
         )
@@ -182,6 +189,10 @@ def _read(worker: _Worker, orders: dict[str, Any]) -> None:
             reader.read()  # once more, after the last write
 
         _reporting(run, report)
+
+
+def _untold(_text: str) -> None:
+    """Drop what a terminal would be told on the way: the parent counts the errors."""
 
 
 def _reporting(work: Callable[[], None], report: Callable[[], None]) -> None:
