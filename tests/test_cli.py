@@ -407,7 +407,8 @@ class TestIngest:
         out = cli.run("ingest", "several", *files, "--mode", "create_append", "--url", url).stdout
         assert out.startswith(b"150,000 rows into several ")
         (tmp_path / "1.csv").write_text("id,value\n" + "".join(f"{i},v\n" for i in range(400_000)) + "oops,v\n")
-        assert "1.csv" in cli.fails("ingest", "several", *files, "--url", url, code="INVALID_ARGUMENT")
+        line = cli.fails("ingest", "several", *files, "--url", url, code="SCHEMA_MISMATCH")
+        assert line.endswith("""1.csv: column "id": found 'oops', wanted BIGINT""")
         assert cli.query(url, "SELECT count(*) AS n FROM several") == [{"n": 150_000}]
 
     def test_compressed_and_piped(self, url: str, tmp_path: Path) -> None:
@@ -474,6 +475,53 @@ class TestIngest:
         assert "colour" in fails("rows.csv", "SCHEMA_MISMATCH")
         assert "nowhere" in fails("rows.csv", "TABLE_NOT_FOUND", "nowhere")
         assert cli.query(url, "SELECT count(*) AS n FROM strict") == [{"n": 1}]
+
+    MISFITS = (
+        ("a.csv", "small,word,big\n1,x,2\n300,x,2\n", ('"small"', "'300'", "TINYINT")),
+        ("b.csv", '"word","big","small"\nx,oops,1\n', ('"big"', "'oops'", "BIGINT")),
+        ("c.csv", "at\nyesterday\n", ('"at"', "VARCHAR", "TIMESTAMP", "yesterday")),
+        ("d.jsonl", '{"small": 1}\n{"small": "x"}\n', ('"small"', "string", "TINYINT")),
+        ("e.jsonl", '{"small": 300, "big": 300}\n', ('"small"', "'300'", "TINYINT")),
+        ("f.json", '[{"big": 1, "other": 1},\n {"big": 1, "other": 1.5}]', ('"other"', "'1.5'", "BIGINT")),
+        ("g.json", '[{"at": 5}]', ('"at"', "a number")),
+        ("h.json", '[{"price": "cheap"}]', ('"price"', "'cheap'")),
+    )
+
+    @pytest.mark.parametrize(("name", "text", "said"), MISFITS, ids=[name for name, _, _ in MISFITS])
+    def test_a_value_that_does_not_fit(
+        self, url: str, tmp_path: Path, name: str, text: str, said: tuple[str, ...]
+    ) -> None:
+        """The file, the column, what was found and what was wanted are named, and nothing is stored."""
+        columns = 'small TINYINT, word VARCHAR, big BIGINT, other BIGINT, "at" TIMESTAMP, price DECIMAL(9, 2)'
+        cli.execute(url, f"CREATE TABLE IF NOT EXISTS fitting ({columns})")
+        (tmp_path / name).write_text(text)
+        line = cli.fails("ingest", "fitting", str(tmp_path / name), "--url", url, code="SCHEMA_MISMATCH")
+        for word in (name, *said):
+            assert word in line
+        assert cli.query(url, "SELECT count(*) AS n FROM fitting") == [{"n": 0}]
+
+    def test_a_type_that_does_not_hold_to_the_end(self, url: str, tmp_path: Path) -> None:
+        """A new table's types come from the first rows and the first file: what does not fit them later is named."""
+        late = tmp_path / "late.csv"
+        late.write_text("id,v\n" + "".join(f"{i},{i}\n" for i in range(500_000)) + "1,x\n")
+        line = cli.fails("ingest", "made", str(late), "--mode", "create", "--url", url, code="SCHEMA_MISMATCH")
+        assert line.endswith("""late.csv: column "v": found 'x', wanted BIGINT""")
+        files = [tmp_path / "one.parquet", tmp_path / "two.parquet"]
+        pq.write_table(pa.table({"v": [1]}), files[0])
+        pq.write_table(pa.table({"v": ["x"]}), files[1])
+        arguments = ("ingest", "made", *map(str, files), "--mode", "create", "--url", url)
+        line = cli.fails(*arguments, code="SCHEMA_MISMATCH")
+        assert 'two.parquet: column "v": found VARCHAR, wanted BIGINT' in line
+        assert cli.query(url, "SELECT table_name FROM duckdb_tables() WHERE table_name = 'made'") == []
+
+    def test_a_value_from_stdin_that_could_be_of_two_columns(self, url: str) -> None:
+        """What cannot be read a second time is told with the columns that it may be of."""
+        cli.execute(url, "CREATE TABLE pair (a BIGINT, b BIGINT, c VARCHAR)")
+        result = cli.run(
+            "ingest", "pair", "-", "--format", "jsonl", "--url", url, stdin=b'{"a": 1, "b": 1.5}\n', check=False
+        )
+        assert result.returncode == 1
+        assert result.stderr == b"""SCHEMA_MISMATCH: -: column "a" or "b": found '1.5', wanted BIGINT\n"""
 
 
 class TestStatus:

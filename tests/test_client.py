@@ -115,10 +115,11 @@ class TestIngest:
     @pytest.mark.usefixtures("table")
     def test_a_column_of_mixed_values(self, client: ducktower.FlightClient) -> None:
         """Refused by name, in a list and in the middle of a generator."""
-        with pytest.raises(ducktower.SchemaMismatch):
-            client.ingest("t", [{"id": 1}, {"id": "x"}])
+        for mixed in ([{"v": "a", "id": 1}, {"id": "x"}], {"v": ["a", "b"], "id": [1, "x"]}):
+            with pytest.raises(ducktower.SchemaMismatch, match='"id"'):
+                client.ingest("t", mixed)
         many = ({"id": i if i < 15_000 else "x"} for i in range(20_000))
-        with pytest.raises((ducktower.SchemaMismatch, pa.ArrowInvalid)):
+        with pytest.raises(ducktower.SchemaMismatch, match='"id"'):
             client.ingest("t", many)
         all_returned(client)
         assert client.query("FROM t").num_rows == 0

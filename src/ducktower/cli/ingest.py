@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ..errors import TableNotFound
+from ..errors import SchemaMismatch, TableNotFound
 from .formats import Format
 from .options import Connection, connected
 from .sources import Source, one_reader
@@ -72,7 +72,7 @@ def command(
     sources = [Source(path, kind) for path in files]
     with connection.client() as client:
         started = time.monotonic()
-        with _progress(sources):
+        with _progress(sources), _naming(sources):
             receipt = run_interruptibly(
                 lambda: client.ingest(
                     table,
@@ -96,6 +96,19 @@ def _known_columns(client: FlightClient, table: str, schema: str | None, mode: M
         if mode is Mode.create_append:
             return None
         raise
+
+
+@contextmanager
+def _naming(sources: Sequence[Source]) -> Iterator[None]:
+    """Name the files in what the server says of a value: it does not know them."""
+    try:
+        yield
+    except SchemaMismatch as error:
+        paths = [source.path for source in sources]
+        if any(error.message.startswith(f"{path}: ") for path in paths):
+            raise
+        where = paths[0] if len(paths) == 1 else f"one of {len(paths)} files, {paths[0]} the first of them"
+        raise SchemaMismatch(f"{where}: {error.message}") from error
 
 
 @contextmanager

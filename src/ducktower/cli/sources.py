@@ -11,9 +11,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
-from ..errors import DucktowerError, InvalidArgument
+from ..errors import DucktowerError, InvalidArgument, SchemaMismatch
 from .formats import Format, format_of
 from .json_lines import JsonLines
+from .misfits import header_of, misfit_in_csv, misfit_in_json, sql_type
 from .terminal import one_line
 
 if TYPE_CHECKING:
@@ -25,6 +26,8 @@ STDIN = "-"
 
 _BLOCK_BYTES = 4 * 1024 * 1024
 """How much of a CSV or JSON file is looked at to infer types, and decoded at a time."""
+_HEAD_BYTES = 64 * 1024
+"""How much of a CSV file's beginning is kept, for the names of its columns."""
 _BATCH_ROWS = 65_536
 _CODECS = {".gz": "gzip", ".bz2": "bz2", ".zst": "zstd", ".lz4": "lz4"}
 
@@ -40,6 +43,9 @@ class Source:
         """
         self.path = path
         self.bytes_read = 0
+        self._head = b""
+        self._hints: pa.Schema | None = None
+        self._read_as: pa.Schema | None = None
         known = kind or (None if path == STDIN else format_of(path))
         if known is None:
             raise InvalidArgument(f"the name of {path} does not tell its format: give --format")
@@ -58,6 +64,7 @@ class Source:
 
         Raises:
             InvalidArgument: the file cannot be read, or is not of its format; also while batches are taken.
+            SchemaMismatch: a value does not fit its column; also while batches are taken.
         """
         import pyarrow as pa
 
@@ -71,7 +78,31 @@ class Source:
         except DucktowerError:
             raise
         except (OSError, pa.ArrowException, ValueError, EOFError) as error:
-            raise self._unreadable(error) from error
+            raise self._misfit(error) or self._unreadable(error) from error
+
+    def _misfit(self, error: Exception) -> SchemaMismatch | None:
+        match self.kind:
+            case Format.csv:
+                return misfit_in_csv(self.path, str(error), header_of(self._head))
+            case Format.json | Format.jsonl:
+                return misfit_in_json(self.path, str(error), self._read_as, self._hints, self._fails_with)
+        return None
+
+    def _fails_with(self, field: pa.Field) -> bool:
+        """Read the file again, as if it had this one column; return whether that fails."""
+        import pyarrow as pa
+        from pyarrow import json as arrow_json
+
+        if self.path == STDIN:
+            return False
+        options = arrow_json.ParseOptions(explicit_schema=pa.schema([field]), unexpected_field_behavior="ignore")
+        try:
+            with Path(self.path).open("rb") as raw:
+                for _ in self._json_reader(self._unpacked(raw), options):
+                    pass
+        except (OSError, pa.ArrowException, ValueError):
+            return True
+        return False
 
     def _unreadable(self, error: Exception) -> InvalidArgument:
         reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
@@ -100,14 +131,15 @@ class Source:
             done += 1 if rows is None else batch.num_rows
             self.bytes_read = self.bytes_total * done // max(1, count if rows is None else rows)
 
-    def _text(self, raw: BinaryIO, hints: pa.Schema | None) -> tuple[pa.Schema, Iterator[pa.RecordBatch]]:
+    def _unpacked(self, raw: BinaryIO | _Metered) -> pa.NativeFile:
         import pyarrow as pa
 
-        metered = _Metered(self, raw)
+        stream = pa.PythonFile(raw, mode="r")
         suffix = Path(self.path).suffix.lower()
-        stream = pa.PythonFile(metered, mode="r")
-        if suffix in _CODECS:
-            stream = pa.CompressedInputStream(stream, _CODECS[suffix])
+        return pa.CompressedInputStream(stream, _CODECS[suffix]) if suffix in _CODECS else stream
+
+    def _text(self, raw: BinaryIO, hints: pa.Schema | None) -> tuple[pa.Schema, Iterator[pa.RecordBatch]]:
+        stream = self._unpacked(_Metered(self, raw))
         match self.kind:
             case Format.csv:
                 return self._csv(stream, hints)
@@ -125,8 +157,8 @@ class Source:
         reader = pa.ipc.open_stream(stream)
         return reader.schema, iter(reader)
 
-    @staticmethod
-    def _csv(stream: pa.NativeFile, hints: pa.Schema | None) -> tuple[pa.Schema, Iterator[pa.RecordBatch]]:
+    def _csv(self, stream: pa.NativeFile, hints: pa.Schema | None) -> tuple[pa.Schema, Iterator[pa.RecordBatch]]:
+        import pyarrow as pa
         from pyarrow import csv
 
         # An empty field is NULL and a quoted one is text, as in the CSV that is written here.
@@ -136,39 +168,40 @@ class Source:
             strings_can_be_null=True,
             quoted_strings_can_be_null=False,
         )
+        self._head = stream.read(_HEAD_BYTES)
         reader = csv.open_csv(
-            stream,
+            pa.PythonFile(_Headed(self._head, stream), mode="r"),
             read_options=csv.ReadOptions(block_size=_BLOCK_BYTES),
             parse_options=csv.ParseOptions(newlines_in_values=True),
             convert_options=convert,
         )
         return reader.schema, iter(reader)
 
+    def _json(self, stream: pa.NativeFile, hints: pa.Schema | None) -> tuple[pa.Schema, Iterator[pa.RecordBatch]]:
+        from pyarrow import json as arrow_json
+
+        self._hints = hints
+        self._read_as = None if hints is None else _json_types(hints)
+        reader = self._json_reader(stream, arrow_json.ParseOptions(explicit_schema=self._read_as))
+        self._read_as = reader.schema
+        return reader.schema, iter(reader)
+
     @staticmethod
-    def _json(stream: pa.NativeFile, hints: pa.Schema | None) -> tuple[pa.Schema, Iterator[pa.RecordBatch]]:
+    def _json_reader(stream: pa.NativeFile, options: Any) -> Any:
         import pyarrow as pa
         from pyarrow import json as arrow_json
 
-        reader = arrow_json.open_json(
+        return arrow_json.open_json(
             pa.PythonFile(JsonLines(stream.read), mode="r"),
             read_options=arrow_json.ReadOptions(block_size=_BLOCK_BYTES),
-            parse_options=arrow_json.ParseOptions(explicit_schema=None if hints is None else _json_types(hints)),
+            parse_options=options,
         )
-        return reader.schema, iter(reader)
 
 
-class _Metered:
-    """The file that a decoder reads, counting what it took."""
+class _Readable:
+    """What Arrow asks of a Python file that it only reads from the front to the end."""
 
-    def __init__(self, source: Source, raw: BinaryIO) -> None:
-        self._source = source
-        self._raw = raw
-        self.closed = False
-
-    def read(self, size: int = -1) -> bytes:
-        data = self._raw.read(size)
-        self._source.bytes_read += len(data)
-        return data
+    closed = False
 
     def close(self) -> None:
         self.closed = True
@@ -181,6 +214,35 @@ class _Metered:
 
     def writable(self) -> bool:
         return False
+
+
+class _Metered(_Readable):
+    """The file that a decoder reads, counting what it took."""
+
+    def __init__(self, source: Source, raw: BinaryIO) -> None:
+        self._source = source
+        self._raw = raw
+
+    def read(self, size: int = -1) -> bytes:
+        data = self._raw.read(size)
+        self._source.bytes_read += len(data)
+        return data
+
+
+class _Headed(_Readable):
+    """A stream whose head was taken off, with the head before it."""
+
+    def __init__(self, head: bytes, rest: pa.NativeFile) -> None:
+        self._head = head
+        self._rest = rest
+
+    def read(self, size: int = -1) -> bytes:
+        head, self._head = self._head, b""
+        if size < 0:
+            return head + bytes(self._rest.read())
+        self._head = head[size:]
+        head = head[:size]
+        return head + bytes(self._rest.read(size - len(head))) if len(head) < size else head
 
 
 def _csv_types(hints: pa.Schema) -> dict[str, pa.DataType]:
@@ -219,6 +281,7 @@ def one_reader(sources: Sequence[Source], hints: pa.Schema | None) -> pa.RecordB
 
     Raises:
         InvalidArgument: a file cannot be read, or has other columns than the first; also while reading.
+        SchemaMismatch: a value does not fit its column; also while reading.
     """
     import pyarrow as pa
 
@@ -240,7 +303,24 @@ def _chained(sources: Sequence[Source], hints: pa.Schema | None) -> Iterator[Any
                 differing = ", ".join(sorted(set(own.names) ^ set(schema.names)))
                 raise InvalidArgument(f"{source.path} differs from {sources[0].path} in its columns: {differing}")
             for batch in batches:
-                yield batch if batch.schema == schema else batch.select(schema.names).cast(schema)
+                yield batch if batch.schema == schema else _cast(source, batch, schema)
+
+
+def _cast(source: Source, batch: pa.RecordBatch, schema: pa.Schema) -> pa.RecordBatch:
+    """Return the batch with the columns of `schema`. Raises SchemaMismatch for a value that does not fit."""
+    import pyarrow as pa
+
+    columns = []
+    for field in schema:
+        column = batch.column(field.name)
+        try:
+            columns.append(column.cast(field.type))
+        except pa.ArrowException as error:
+            raise SchemaMismatch(
+                f'{source.path}: column "{field.name}": found {sql_type(column.type)}, '
+                f"wanted {sql_type(field.type)}: {one_line(str(error))}"
+            ) from error
+    return pa.RecordBatch.from_arrays(columns, schema=schema)
 
 
 def _creatable(schema: pa.Schema) -> pa.Schema:

@@ -31,12 +31,13 @@ def to_arrow(data: Any) -> Any:
 
 
 @contextlib.contextmanager
-def _fitting() -> Iterator[None]:
-    """Name what Arrow and Python raise for values that fit no column."""
+def _fitting(column: str | None = None) -> Iterator[None]:
+    """Name what Arrow and Python raise for values that fit no column, and the column where it is known."""
     try:
         yield
     except (pa.ArrowException, TypeError, ValueError, OverflowError) as error:
-        raise SchemaMismatch(f"the data does not fit Arrow: {error}") from error
+        what = "the data does" if column is None else f'column "{column}": its values do'
+        raise SchemaMismatch(f"{what} not fit one type of Arrow's: {error}") from error
 
 
 def _to_arrow(data: Any) -> Any:
@@ -45,7 +46,7 @@ def _to_arrow(data: Any) -> Any:
     if isinstance(data, pa.RecordBatch):
         return pa.Table.from_batches([data])
     if isinstance(data, Mapping):
-        return pa.table(dict(data))
+        return _columns_to_table(dict(data))
     library = type(data).__module__.partition(".")[0]
     if library == "pandas":
         # A named index is data; the default one is not.
@@ -67,14 +68,35 @@ def _to_arrow(data: Any) -> Any:
     raise InvalidArgument(f"{type(data).__name__} is nothing that can be ingested")
 
 
-def rows_to_table(rows: list[dict[str, Any]]) -> pa.Table:
-    """Return dicts as a table with every key of any of them; a key that a row lacks is NULL there."""
+def _columns_to_table(columns: dict[str, Any]) -> pa.Table:
+    try:
+        return pa.table(columns)
+    except (pa.ArrowException, TypeError, ValueError, OverflowError):
+        for name, values in columns.items():  # which of them? Arrow does not say
+            with _fitting(name):
+                pa.table({name: values})
+        raise  # each is a column, but not of the same length
+
+
+def rows_to_table(rows: list[dict[str, Any]], schema: pa.Schema | None = None) -> pa.Table:
+    """Return dicts as a table with every key of any of them, or the columns of `schema`; a key that a row lacks is
+    NULL there.
+
+    Raises SchemaMismatch for a column whose values do not fit one type.
+    """
+    if schema is not None:
+        return pa.Table.from_arrays([_column(rows, field.name, field.type) for field in schema], schema=schema)
     names: dict[str, None] = {}
     for row in rows:
         if not isinstance(row, Mapping):
             raise InvalidArgument(f"a row must be a dict, not {type(row).__name__}")
         names.update(dict.fromkeys(row))
-    return pa.table({name: pa.array([row.get(name) for row in rows]) for name in names})
+    return pa.table({name: _column(rows, name) for name in names})
+
+
+def _column(rows: list[dict[str, Any]], name: str, kind: pa.DataType | None = None) -> pa.Array:
+    with _fitting(name):
+        return pa.array([row.get(name) for row in rows], kind)
 
 
 def _from_items(items: list[Any]) -> Any:
@@ -103,7 +125,7 @@ def _from_iterator(items: Iterator[Any]) -> Any:
                 raise SchemaMismatch(f'column "{new[0]}" was not in the first {_ROWS_PER_BATCH} rows')
             else:
                 with _fitting():
-                    table = pa.Table.from_pylist(chunk, schema=schema)
+                    table = rows_to_table(chunk, schema)
             yield from table.to_batches()
 
     return _from_batches(batches())
