@@ -123,6 +123,8 @@ class TestUsage:
             ("read", "--every", "-1"),
             ("query",),
             ("query", "SELECT 1", "--format", "xml"),
+            ("query", "SELECT 1", "--output", "rows.xyz"),
+            ("query", "SELECT 1", "--output", "rows.csv.gz"),
             ("ingest", "t"),
             ("ingest", "t", "x.csv", "--mode", "upsert"),
             ("demo", "--scenario", "nonsense"),
@@ -355,6 +357,36 @@ class TestQuery:
         assert cli.query(url, "SELECT count(*) AS n FROM kept") == [{"n": 1}]
         missing = str(tmp_path / "no" / "out.csv")
         assert missing in cli.fails("query", "SELECT 1", "--output", missing, "--url", url, code="INVALID_ARGUMENT")
+
+    def test_columns_of_equal_names(self, url: str) -> None:
+        """JSON, whose objects have one of each name, is refused; the other formats have both."""
+        sql = "SELECT 1 AS a, 2 AS b, 3 AS a"
+        for kind in ("json", "jsonl"):
+            assert '"a"' in cli.fails("query", sql, "--format", kind, "--url", url, code="INVALID_ARGUMENT")
+        assert cli.run("query", sql, "--url", url).stdout == b'"a","b","a"\n1,2,3\n'
+        parquet = cli.run("query", sql, "--format", "parquet", "--url", url).stdout
+        assert pq.ParquetFile(pa.BufferReader(parquet)).schema_arrow.names == ["a", "b", "a"]
+
+    @pytest.mark.parametrize(
+        ("kind", "column"), [("json", "date_array"), ("csv", "date_array"), ("parquet", "interval")]
+    )
+    def test_values_that_do_not_fit_the_format(self, url: str, tmp_path: Path, kind: str, column: str) -> None:
+        """Every type of DuckDB's at its bounds: the first column that the format cannot hold is named."""
+        path = tmp_path / f"rows.{kind}"
+        sql = "SELECT * FROM test_all_types()"
+        line = cli.fails("query", sql, "--output", str(path), "--url", url, code="INVALID_ARGUMENT")
+        assert f'column "{column}" of type ' in line
+        assert list(tmp_path.iterdir()) == []
+        status, text = on_terminal("query", sql, "--url", url)
+        assert status == 1
+        assert "INVALID_ARGUMENT" in text
+
+    def test_output_to_stdout(self, url: str, tmp_path: Path) -> None:
+        """`--output -` is stdout, and no file of that name; a name without an ending is csv."""
+        assert cli.run("query", "SELECT 5 AS five", "--output", "-", "--url", url).stdout == b'"five"\n5\n'
+        path = tmp_path / "rows"
+        cli.run("query", "SELECT 5 AS five", "--output", str(path), "--url", url)
+        assert path.read_text() == '"five"\n5\n'
 
     def test_head_leaves_early(self, url: str) -> None:
         """`ducktower query ... | head -3` ends quietly, and long before the whole result was sent."""

@@ -10,11 +10,13 @@ import stat
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
 from ..errors import InvalidArgument
-from .formats import Format, flattened, json_text
+from .formats import Format, columns_of, flattened, json_text
+from .terminal import one_line
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -57,6 +59,9 @@ def write(reader: pa.RecordBatchReader, sink: BinaryIO, kind: Format, *, is_file
 
     Arguments:
         is_file: Arrow is written in its file format, else as a stream.
+
+    Raises:
+        InvalidArgument: a column, which is named, does not fit the format.
     """
     match kind:
         case Format.csv:
@@ -75,11 +80,14 @@ def _write_csv(reader: pa.RecordBatchReader, sink: BinaryIO) -> int:
     import pyarrow as pa
     from pyarrow import csv
 
-    empty = flattened(pa.RecordBatch.from_pylist([], schema=reader.schema), keep_numbers=False)
+    batches = (flattened(batch, keep_numbers=False) for batch in reader)
+    first = next(batches, None)
+    # Of a result without a batch there are the names alone.
+    names = pa.schema([pa.field(name, pa.string()) for name in reader.schema.names])
     rows = 0
-    with csv.CSVWriter(sink, empty.schema) as writer:
-        for batch in reader:
-            writer.write_batch(flattened(batch, keep_numbers=False))
+    with csv.CSVWriter(sink, names if first is None else first.schema) as writer:
+        for batch in chain(() if first is None else (first,), batches):
+            writer.write_batch(batch)
             rows += batch.num_rows
     return rows
 
@@ -87,13 +95,16 @@ def _write_csv(reader: pa.RecordBatchReader, sink: BinaryIO) -> int:
 def _write_json(
     reader: pa.RecordBatchReader, sink: BinaryIO, *, first: str, between: str, last: str, empty: str
 ) -> int:
+    names = reader.schema.names
+    for name in names:
+        if names.count(name) > 1:
+            raise InvalidArgument(f'several columns are called "{name}": JSON has one of each name; rename with AS')
     rows = 0
     for batch in reader:
         if batch.num_rows == 0:
             continue
-        lines = between.join(
-            json_text(row) for row in flattened(batch, keep_numbers=True).to_pylist(maps_as_pydicts="lossy")
-        )
+        columns = columns_of(flattened(batch, keep_numbers=True))
+        lines = between.join(json_text(dict(zip(names, row, strict=True))) for row in zip(*columns, strict=True))
         sink.write(((between if rows else first) + lines).encode())
         rows += batch.num_rows
     sink.write((last if rows else empty).encode())
@@ -103,12 +114,27 @@ def _write_json(
 def _write_parquet(reader: pa.RecordBatchReader, sink: BinaryIO) -> int:
     from pyarrow import parquet
 
+    _check_for_parquet(reader.schema)
     rows = 0
     with parquet.ParquetWriter(sink, reader.schema, compression="zstd") as writer:
         for batch in reader:
             writer.write_batch(batch)
             rows += batch.num_rows
     return rows
+
+
+def _check_for_parquet(schema: pa.Schema) -> None:
+    """Raise InvalidArgument when a column has a type that Parquet lacks: Arrow's own error names none."""
+    import pyarrow as pa
+    from pyarrow import parquet
+
+    for field in schema:
+        try:
+            parquet.ParquetWriter(pa.BufferOutputStream(), pa.schema([field])).close()
+        except pa.ArrowException as error:
+            raise InvalidArgument(
+                f'column "{field.name}" of type {field.type} does not fit Parquet: {one_line(str(error))}'
+            ) from error
 
 
 def _write_arrow(reader: pa.RecordBatchReader, sink: BinaryIO, *, is_file: bool) -> int:

@@ -8,14 +8,18 @@ from __future__ import annotations
 import datetime
 import json
 import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
 from enum import StrEnum
 from pathlib import PurePath
 from typing import TYPE_CHECKING, Any
 
+from ..errors import InvalidArgument
+
 if TYPE_CHECKING:
     import pyarrow as pa
 
-__all__ = ["Format", "flattened", "format_of", "json_text", "plain_json"]
+__all__ = ["Format", "columns_of", "flattened", "format_of", "is_compressed", "json_text", "plain_json"]
 
 _COMPRESSION_SUFFIXES = frozenset({".gz", ".bz2", ".zst", ".lz4"})
 
@@ -52,17 +56,55 @@ def format_of(path: str) -> Format | None:
     return _SUFFIXES.get(suffixes[-1]) if suffixes else None
 
 
+def is_compressed(path: str) -> bool:
+    """Return whether a file's name says that it is compressed."""
+    return PurePath(path).suffix.lower() in _COMPRESSION_SUFFIXES
+
+
 def flattened(batch: pa.RecordBatch, *, keep_numbers: bool) -> pa.RecordBatch:
     """Return the batch with each column that text cannot hold as a column of strings, in DuckDB's spelling.
 
     Arguments:
         keep_numbers: leave numbers and booleans as they are, so that JSON shows them without quotes.
+
+    Raises:
+        InvalidArgument: a column holds a value that Python has not, such as a date after the year 9999 in a list.
     """
     import pyarrow as pa
 
-    columns = [_textual(column, keep_numbers=keep_numbers) for column in batch.columns]
+    columns = []
+    for field, column in zip(batch.schema, batch.columns, strict=True):
+        with _of(field):
+            columns.append(_textual(column, keep_numbers=keep_numbers))
     fields = [pa.field(field.name, column.type) for field, column in zip(batch.schema, columns, strict=True)]
     return pa.RecordBatch.from_arrays(columns, schema=pa.schema(fields))
+
+
+def columns_of(batch: pa.RecordBatch) -> list[list[Any]]:
+    """Return the batch's columns as Python's values, maps as dicts.
+
+    Raises:
+        InvalidArgument: as `flattened` does.
+    """
+    columns = []
+    for field, column in zip(batch.schema, batch.columns, strict=True):
+        with _of(field):
+            columns.append(column.to_pylist(maps_as_pydicts="lossy"))
+    return columns
+
+
+@contextmanager
+def _of(field: pa.Field) -> Iterator[None]:
+    """Name the column whose values Python cannot hold."""
+    import pyarrow as pa
+
+    try:
+        yield
+    except (pa.ArrowException, ValueError, OverflowError) as error:
+        raise InvalidArgument(
+            f'column "{field.name}" of type {field.type} holds a value that has no text here ({error}); '
+            "CAST it to VARCHAR"
+        ) from error
 
 
 def _textual(column: pa.Array, *, keep_numbers: bool) -> pa.Array:

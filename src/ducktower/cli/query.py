@@ -14,16 +14,17 @@ import typer
 
 from ..errors import DucktowerError, InvalidArgument
 from . import export
-from .formats import Format, flattened, format_of, json_text
+from .formats import Format, columns_of, flattened, format_of, is_compressed, json_text
 from .options import Connection, connected
 from .terminal import one_line, run_interruptibly
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-__all__ = ["command", "print_table"]
+__all__ = ["command", "print_table", "sql_of"]
 
 _BINARY = frozenset({Format.parquet, Format.arrow})
+_STDOUT = Path("-")
 
 
 @connected
@@ -45,7 +46,7 @@ def command(
         typer.Option(
             envvar="DUCKTOWER_QUERY_OUTPUT",
             metavar="FILE",
-            help="Write to FILE, which appears when it is complete, instead of stdout.",
+            help="Write to FILE, which appears when it is complete; `-` is stdout.",
         ),
     ] = None,
     max_rows: Annotated[
@@ -54,10 +55,11 @@ def command(
     ] = 200,
 ) -> None:
     """Run SQL that reads, and show its result or write it to a file. Results may be larger than memory."""
-    if sql == "-":
-        sql = sys.stdin.read()
-    if kind is None and output is not None:
-        kind = format_of(str(output)) or Format.csv
+    sql = sql_of(sql)
+    if output == _STDOUT:
+        output = None
+    if output is not None:
+        kind = _kind_of(output, kind)
     if kind is None and not sys.stdout.isatty():
         kind = Format.csv
     if kind in _BINARY and output is None and sys.stdout.isatty():
@@ -74,6 +76,25 @@ def command(
         rows = _save(reader, output, kind)
         if output is not None:
             typer.echo(f"{rows:,} rows to {output} in {time.monotonic() - started:.1f} s", err=True)
+
+
+def sql_of(argument: str) -> str:
+    """Return the SQL that a command was given: its argument, or stdin where that is `-`."""
+    return sys.stdin.read() if argument == "-" else argument
+
+
+def _kind_of(output: Path, kind: Format | None) -> Format:
+    """Return the format of an output file: the one asked for, else what its name tells; csv for a name that tells none.
+
+    Raises:
+        typer.BadParameter: the name tells something that is not written.
+    """
+    if is_compressed(output.name):
+        raise typer.BadParameter(f"{output} is not compressed here: pipe stdout through a tool that does it")
+    found = kind or format_of(output.name)
+    if found is None and output.suffix:
+        raise typer.BadParameter(f"the name of {output} does not tell its format: give --format")
+    return found or Format.csv
 
 
 def _save(reader: pa.RecordBatchReader, output: Path | None, kind: Format) -> int:
@@ -110,9 +131,7 @@ def _first_rows(reader: pa.RecordBatchReader, max_rows: int) -> tuple[list[tuple
     rows: list[tuple[object, ...]] = []
     with reader:
         for batch in reader:
-            columns = [
-                column.to_pylist() for column in flattened(batch.slice(0, max_rows + 1), keep_numbers=True).columns
-            ]
+            columns = columns_of(flattened(batch.slice(0, max_rows + 1), keep_numbers=True))
             rows.extend(zip(*columns, strict=True))
             if len(rows) > max_rows:
                 return rows[:max_rows], True
