@@ -6,6 +6,7 @@ import gzip
 import json
 import os
 import pty
+import re
 import select
 import signal
 import subprocess
@@ -145,7 +146,8 @@ class TestUsage:
     def test_every_option_has_an_environment_variable(self) -> None:
         """Each option names a variable of its own that starts with DUCKTOWER_."""
         commands = dict(typer.main.get_command(app).commands)  # type: ignore[attr-defined]
-        assert set(commands) == {"serve", "write", "read", "demo", "query", "ingest", "tables", "health", "token"}
+        names = {"serve", "write", "read", "demo", "query", "execute", "ingest", "tables", "health", "token"}
+        assert set(commands) == names
         commands |= {f"token {name}": command for name, command in commands.pop("token").commands.items()}
         shared = {"url", "token", "tls_ca", "tls_fingerprint", "tls_client_cert", "tls_client_key", "table"}
         shared |= {"token_file", "database"}  # of one server, to its commands
@@ -428,6 +430,38 @@ class TestQuery:
         status, text = on_terminal("query", "SELECT 1", "--format", "parquet", "--url", url)
         assert status == 2
         assert "--output" in text
+
+
+class TestExecute:
+    def test_rows_and_commit(self, url: str) -> None:
+        """A statement says how many rows it changed, and its commit; one that counts none says that it is done."""
+        out = cli.run("execute", "CREATE TABLE told (id BIGINT); INSERT INTO told VALUES (1), (2)", "--url", url).stdout
+        assert re.fullmatch(rb"2 rows changed \(commit \d+\)\n", out)
+        out = cli.run("execute", "-", "--url", url, stdin=b"ALTER TABLE told ADD COLUMN v VARCHAR").stdout
+        assert re.fullmatch(rb"(done|0 rows changed) \(commit \d+\)\n", out)
+        assert cli.query(url, "SELECT count(*) AS n FROM told WHERE v IS NULL") == [{"n": 2}]
+
+    def test_returning(self, url: str) -> None:
+        """The rows go to stdout in the format asked for, as a table on a terminal; what was done to stderr."""
+        cli.execute(url, "CREATE TABLE given (id BIGINT)")
+        sql = "INSERT INTO given VALUES (7) RETURNING id"
+        result = cli.run("execute", sql, "--url", url)
+        assert result.stdout == b'"id"\n7\n'
+        assert re.fullmatch(rb"1 rows changed \(commit \d+\)\n", result.stderr)
+        result = cli.run("execute", sql, "--format", "json", "--url", url)
+        assert json.loads(result.stdout) == [{"id": 7}]
+        status, text = on_terminal("execute", sql, "--url", url)
+        assert status == 0
+        assert "1 rows changed" in text
+
+    def test_errors_are_one_line(self, url: str) -> None:
+        """A script that fails stores nothing of it; `query` names this command for what it does not run."""
+        cli.execute(url, "CREATE TABLE whole (id BIGINT)")
+        script = "INSERT INTO whole VALUES (1); INSERT INTO whole VALUES ('x')"
+        cli.fails("execute", script, "--url", url, code="INVALID_SQL")
+        assert cli.query(url, "SELECT count(*) AS n FROM whole") == [{"n": 0}]
+        line = cli.fails("query", "INSERT INTO whole VALUES (1)", "--url", url, code="FORBIDDEN")
+        assert "`execute`" in line
 
 
 class TestIngest:

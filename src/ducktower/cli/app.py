@@ -17,7 +17,7 @@ import typer
 import typer.core
 
 from ..errors import DucktowerError, InternalError
-from . import demo, ingest, query, serve, status, token, write_read
+from . import demo, execute, ingest, query, serve, status, token, write_read
 from .terminal import error_line, leave, one_line
 
 __all__ = ["app", "main", "run"]
@@ -59,6 +59,7 @@ app.command("write")(write_read.write_command)
 app.command("read")(write_read.read_command)
 app.command("demo")(demo.command)
 app.command("query")(query.command)
+app.command("execute")(execute.command)
 app.command("ingest")(ingest.command)
 app.command("tables")(status.tables_command)
 app.command("health")(status.health_command)
