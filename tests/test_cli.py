@@ -203,6 +203,23 @@ class TestWriteAndRead:
         assert counts == sorted(counts)
         assert cli.query(url, f"SELECT count(*) AS n FROM {table}") == [{"n": 4000}]
 
+    def test_a_reader_before_the_first_writer(self, url: str) -> None:
+        """It says that it waits for the table, and counts once a writer has made it."""
+        with cli.started("read", "--table", "awaited", "--count", "1", "--wait-seconds", "60", "--url", url) as reader:
+            assert reader.stderr is not None
+            assert 'no table "awaited" yet' in reader.stderr.readline()
+            assert cli.query(url, "SELECT table_name FROM duckdb_tables() WHERE table_name = 'awaited'") == []
+            cli.run("write", "--table", "awaited", "--count", "3", "--rate", "max", "--url", url)
+            out, err = reader.communicate(timeout=cli.SECONDS_MAX)
+            assert reader.returncode == 0, err
+            assert out.startswith("count ")
+
+    def test_a_reader_makes_no_table(self, url: str) -> None:
+        """A name that is misspelt is told, and stays one that does not exist."""
+        arguments = ("read", "--table", "mispelt", "--wait-seconds", "0", "--url", url)
+        assert "mispelt" in cli.fails(*arguments, code="TABLE_NOT_FOUND")
+        assert cli.query(url, "SELECT table_name FROM duckdb_tables() WHERE table_name = 'mispelt'") == []
+
     def test_seconds_end_it(self, url: str) -> None:
         """--seconds ends a writer and a reader, and what was under way is acknowledged."""
         out = cli.run("write", "--table", "timed", "--seconds", "1", "--rate", "200", "--url", url).stdout.decode()

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from ..errors import TableNotFound
 from .options import Connection, connected, rate_of
 from .scenarios import DEFAULT_TABLE, SCENARIOS, ScenarioName, count_query, make_table, rows_of
 from .terminal import leave, milliseconds, one_line, run_interruptibly, warm_up
@@ -23,11 +24,14 @@ from .vignette import CLIENT_RETRY_SECONDS, Reader, Writer
 if TYPE_CHECKING:
     import pyarrow as pa
 
+    from ..client import FlightClient
+
 __all__ = ["read_command", "write_command"]
 
 _REPORT_SECONDS = 1.0
 _PER_SECOND = 1.0
 _ANSWER_ROWS_MAX = 20
+_LOOK_SECONDS = 0.1
 
 _Table = Annotated[str, typer.Option("--table", envvar="DUCKTOWER_TABLE", help="The table.")]
 
@@ -122,16 +126,21 @@ def read_command(
         float,
         typer.Option(envvar="DUCKTOWER_READ_RETRY_SECONDS", min=0, help="How long to go on without the server."),
     ] = 60.0,
+    wait_seconds: Annotated[
+        float,
+        typer.Option(
+            envvar="DUCKTOWER_READ_WAIT_SECONDS", min=0, help="How long to wait for a table that a writer is to make."
+        ),
+    ] = 10.0,
 ) -> None:
     """Ask for the count of a table, or something else, again and again; print each answer.
 
-    Goes on for ever, or until --count or --seconds, and through a restart of the server.
+    Goes on for ever, or until --count or --seconds, and through a restart of the server. Makes no table: one that is
+    missing is waited for, as a reader may be started before the first writer.
     """
     per_second = rate_of(rate, every, default=_PER_SECOND)
     stop = threading.Event()
     with connection.client(retry_seconds=CLIENT_RETRY_SECONDS) as client:
-        if query is None:
-            run_interruptibly(lambda: make_table(client, SCENARIOS[ScenarioName.plain], table))
         reader = Reader(
             client,
             count_query(table) if query is None else query,
@@ -142,8 +151,36 @@ def read_command(
             on_answer=lambda answer, spent: _print(f"{_answer_text(answer)}  ({milliseconds(spent)})"),
             retry_seconds=retry_seconds,
         )
-        _run_until_stopped(reader.run, stop, seconds, lambda: None)
+
+        def run() -> None:
+            if query is None:
+                _wait_for(client, table, wait_seconds, stop)
+            reader.run()
+
+        _run_until_stopped(run, stop, seconds, lambda: None)
     _tell(f"{reader.reads:,} reads, {reader.errors:,} errors")
+
+
+def _wait_for(client: FlightClient, table: str, seconds: float, stop: threading.Event) -> None:
+    """Wait until the table is there, or `stop` is set.
+
+    Raises:
+        TableNotFound: it is not, after so many seconds.
+    """
+    end = time.monotonic() + seconds
+    told = False
+    while not stop.is_set():
+        try:
+            client.table_schema(table)
+        except TableNotFound:
+            if time.monotonic() >= end:
+                raise
+            if not told:
+                _tell(f'no table "{one_line(table)}" yet; waiting {seconds:g} s for a writer to make it')
+            told = True
+            stop.wait(_LOOK_SECONDS)
+        else:
+            return
 
 
 def _answer_text(answer: pa.Table) -> str:
