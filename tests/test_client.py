@@ -13,6 +13,7 @@ import pandas as pd
 import polars as pl
 import pyarrow as pa
 import pyarrow.dataset as ds
+import pyarrow.flight as flight
 import pyarrow.parquet as pq
 import pytest
 
@@ -306,6 +307,8 @@ class TestConnect:
                 with pytest.raises(ducktower.Unavailable) as caught:
                     call()
                 assert caught.value.retryable
+                assert "grpc://127.0.0.1:1;" in caught.value.message
+                assert "`ducktower serve`" in caught.value.message
                 assert "\n" not in caught.value.message
                 assert "debug context" not in caught.value.message
 
@@ -362,6 +365,38 @@ class TestErrors:
             assert named in error.message
             for noise in ("Detail:", "gRPC", "Traceback", "Flight error", "[", "\n"):
                 assert noise not in error.message.replace("[]", "")
+
+    def test_what_a_foreign_server_raised(self) -> None:
+        """Another server's Python exception comes as its text, without the traceback that Arrow adds."""
+
+        class Foreign(flight.FlightServerBase):  # type: ignore[misc]
+            def do_get(self, context: Any, ticket: Any) -> Any:
+                raise pa.ArrowInvalid("theirs")
+
+            def do_action(self, context: Any, action: Any) -> Any:
+                raise RuntimeError("theirs")
+
+            def get_schema(self, context: Any, descriptor: Any) -> Any:
+                raise ValueError("theirs")
+
+            def do_put(self, *_: Any) -> None:
+                raise flight.FlightUnavailableError("theirs")
+
+        with (
+            Foreign("grpc://127.0.0.1:0") as foreign,
+            ducktower.connect(f"grpc://127.0.0.1:{foreign.port}", retry_seconds=0) as client,
+        ):
+            for call in (
+                lambda: client.query("SELECT 1"),
+                client.health,
+                lambda: client.table_schema("t"),
+                lambda: client.ingest("t", TABLE),
+            ):
+                with pytest.raises(ducktower.DucktowerError) as caught:
+                    call()
+                assert "theirs" in caught.value.message
+                for noise in ("Detail:", "Traceback", "Python exception", "debug context", "\n"):
+                    assert noise not in caught.value.message
 
     def test_a_source_that_raises_an_arrow_error(self, client: ducktower.FlightClient) -> None:
         """The user's own exception comes back as it was, and nothing is stored."""

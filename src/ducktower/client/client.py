@@ -31,7 +31,7 @@ from ..errors import (
 )
 from ..malloc import keep_freed_memory
 from ..protocol.commands import Exchange, Put, Query, to_json
-from ..protocol.status import from_flight
+from ..protocol.status import from_flight, is_coded
 from ..row_groups import MESSAGE_BYTES, messages, messages_of_stream
 from .appender import Appender
 from .data import query_sql, to_arrow
@@ -189,7 +189,7 @@ class FlightClient:
             return started
 
         def join(columns: pa.Schema) -> WriteStream:
-            with _translated():
+            with _translated(self.url):
                 return self._write_streams.join(put, columns, start)
 
         return Appender(
@@ -209,7 +209,7 @@ class FlightClient:
         ticket = _ticket(query, parameters)
 
         def run() -> pa.Table:
-            with _translated():
+            with _translated(self.url):
                 return self._flight.do_get(ticket, self._options).read_all()
 
         return self._retried(run, Unavailable, Overloaded)
@@ -232,12 +232,12 @@ class FlightClient:
         ticket = _ticket(query, parameters)
 
         def start() -> tuple[Any, pa.Schema]:
-            with _translated():
+            with _translated(self.url):
                 stream = self._flight.do_get(ticket, self._options)
                 return stream, stream.schema
 
         stream, schema = self._retried(start, Unavailable, Overloaded)
-        return schema, _batches(stream)
+        return schema, _batches(self.url, stream)
 
     def table(self, table: str, schema_name: str | None = None) -> Any:
         """Return a table of the server's as an unbound Ibis table, for expressions that `query` runs.
@@ -262,7 +262,7 @@ class FlightClient:
         path = [table] if schema_name is None else [schema_name, table]
 
         def run() -> pa.Schema:
-            with _translated():
+            with _translated(self.url):
                 descriptor = flight.FlightDescriptor.for_path(*path)
                 return self._flight.get_schema(descriptor, self._options).schema
 
@@ -308,7 +308,7 @@ class FlightClient:
 
     def _put(self, put: Put, table: pa.Table) -> Receipt:
         """One DoPut: its rows are in memory, so nothing but the end of this process can cut it short."""
-        with _translated():
+        with _translated(self.url):
             descriptor = flight.FlightDescriptor.for_command(to_json(put.to_json()))
             writer, reader = self._flight.do_put(descriptor, table.schema, self._options)
             try:
@@ -323,14 +323,14 @@ class FlightClient:
 
     def _stream(self, put: Put, batches: pa.RecordBatchReader) -> Receipt:
         """One DoExchange: unlike a DoPut it can be called off when the source raises half way."""
-        with _translated():
+        with _translated(self.url):
             descriptor = flight.FlightDescriptor.for_command(Exchange("ingest", put).to_bytes())
             writer, reader = self._flight.do_exchange(descriptor, self._options)
         try:
-            with _translated():
+            with _translated(self.url):
                 writer.begin(batches.schema)
             complete = self._send(writer, batches)
-            with _translated():
+            with _translated(self.url):
                 writer.done_writing()
                 answer = reader.read_chunk().app_metadata
             if not complete:
@@ -359,12 +359,12 @@ class FlightClient:
             sent = True
         if not sent:  # the schema travels with the first batch, even of a stream that has no rows
             empty = [pa.nulls(0, field.type) for field in batches.schema]
-            with _translated():
+            with _translated(self.url):
                 writer.write_batch(pa.RecordBatch.from_arrays(empty, schema=batches.schema))
         return True
 
     def _action(self, name: str, body: bytes = b"") -> list[bytes]:
-        with _translated():
+        with _translated(self.url):
             results = self._flight.do_action(flight.Action(name, body), self._options)
             return [result.body.to_pybytes() for result in results]
 
@@ -425,18 +425,22 @@ def connect(
 
 
 @contextlib.contextmanager
-def _translated() -> Iterator[None]:
+def _translated(url: str) -> Iterator[None]:
     try:
         yield
     except (pa.ArrowException, flight.FlightError, OSError) as error:
-        raise from_flight(error) from error
+        found = from_flight(error)
+        if type(found) is Unavailable and not is_coded(error):
+            # gRPC's own words: no server of ours said anything, and the address is the first thing to look at.
+            found = Unavailable(f"no answer from {url}; `ducktower serve` may not be running there ({found.message})")
+        raise found from error
 
 
-def _batches(stream: Any) -> Generator[pa.RecordBatch, None, None]:
+def _batches(url: str, stream: Any) -> Generator[pa.RecordBatch, None, None]:
     """Give a stream's batches; whatever ends the generator ends the query on the server."""
     try:
         while True:
-            with _translated():
+            with _translated(url):
                 try:
                     batch = stream.read_chunk().data
                 except StopIteration:

@@ -74,7 +74,10 @@ def _fetch(
         ):
             found = secured.getpeercert(binary_form=True)
     except OSError as error:
-        raise Unavailable(f"{host}:{port} shows no certificate: {error.strerror or type(error).__name__}") from error
+        raise Unavailable(
+            f"{host}:{port} shows no certificate; `ducktower serve` may not be running there, or without TLS "
+            f"({error.strerror or type(error).__name__})"
+        ) from error
     assert found is not None  # noqa: S101 - a server always has one
     return found
 

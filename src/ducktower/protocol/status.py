@@ -32,7 +32,7 @@ from ..errors import (
     from_coded_text,
 )
 
-__all__ = ["Unimplemented", "from_flight", "to_flight"]
+__all__ = ["Unimplemented", "from_flight", "is_coded", "to_flight"]
 
 
 class Unimplemented(InvalidArgument):
@@ -125,3 +125,8 @@ def from_flight(error: BaseException) -> DucktowerError:
         if isinstance(error, theirs):
             return ours(line.removeprefix("Flight returned unavailable error, with message: "))
     return InternalError(f"{type(error).__name__}: {line}")
+
+
+def is_coded(error: BaseException) -> bool:
+    """Return whether a server of ours sent this: else it is gRPC's, Arrow's or a foreign server's."""
+    return from_coded_text(str(error)) is not None
