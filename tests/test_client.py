@@ -236,6 +236,14 @@ class TestQuery:
         unbound = ibis.table({"id": "int64"}, name="t")
         assert client.query(unbound.id.max().name("m")).to_pylist() == [{"m": 3}]
 
+    def test_an_ibis_memtable(self, client: ducktower.FlightClient) -> None:
+        """Rows that are here and not on the server: refused with the way to go, alone and within an expression."""
+        rows = ibis.memtable(pa.table({"id": [1]}))
+        joined = ibis.table({"id": "int64"}, name="t").join(rows, "id")
+        for query in (rows, rows.id.max(), joined):
+            with pytest.raises(ducktower.InvalidArgument, match=r"memtable.*`ingest`"):
+                client.query(query)
+
     def test_an_ibis_table_that_is_missing(self, client: ducktower.FlightClient) -> None:
         """TABLE_NOT_FOUND, from `table` and from a query of it."""
         with pytest.raises(ducktower.TableNotFound, match="nope"):

@@ -153,6 +153,13 @@ def query_sql(query: Any) -> str:
     if isinstance(query, str):
         return query
     if type(query).__module__.partition(".")[0] == "ibis":
+        from ibis.expr.operations import InMemoryTable
+
+        if query.op().find(InMemoryTable):
+            raise InvalidArgument(
+                "ibis.memtable cannot be queried, as its rows are not on the server: store them with `ingest`, and use "
+                "`client.table`"
+            )
         from ibis.backends.sql.compilers import DuckDBCompiler
 
         return str(DuckDBCompiler().to_sqlglot(query.unbind()).sql(dialect="duckdb"))
