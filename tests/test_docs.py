@@ -9,6 +9,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tomllib
 from contextlib import ExitStack
 from dataclasses import fields
 from pathlib import Path
@@ -35,7 +36,7 @@ COMMANDS = [
     if line.startswith("$ ")
 ]
 FOR_EVER = [one for one in COMMANDS if one.startswith(("ducktower serve", "ducktower write", "ducktower read"))]
-MADE_BY_OTHERS = ("make ", "python3 -m venv", ".venv/bin/pip ")
+MADE_BY_OTHERS = ("make ", "python3 -m venv", "~/ducktower/bin/pip ", "export PATH=")
 
 
 def outside(directory: Path, port: int = 0) -> dict[str, str]:
@@ -52,6 +53,21 @@ def test_the_readme_has_blocks_of_both_kinds() -> None:
     assert len(PYTHON) > 3
     assert len(FOR_EVER) >= 4
     assert {kind for kind, _ in BLOCKS} <= {"python", "console"}
+
+
+def test_nothing_is_installed_by_hand_where_make_installs() -> None:
+    """`make` does not see a copy of the package in its environment, and would run that one from then on."""
+    makefile = (ROOT / "Makefile").read_text()
+    assert "VENV   ?= .venv\n" in makefile
+    assert [one for one in COMMANDS if re.search(r"(^|[ /])\.venv($|/bin/pip)", one)] == []
+
+
+def test_the_extras_that_the_readme_names_exist() -> None:
+    """What it installs by extra is an extra of the project."""
+    known = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    named = set(re.findall(r"(?:ducktower|\.|`)\[(\w+)\]", README))
+    assert "ibis" in named
+    assert named <= set(known)
 
 
 def test_python_blocks_run_as_written(tmp_path: Path) -> None:
