@@ -162,6 +162,33 @@ def test_what_must_run_outside_a_transaction(cursor: Any, sql: str, alone: bool)
     assert statements.runs_alone(statements.script(cursor, sql, BYTES_MAX)[0]) is alone
 
 
+MANY = 1_100
+"""More brackets than may be nested."""
+
+
+@pytest.mark.parametrize(
+    "text", ["'sad :('", '"a("', "$$ ( $$", "$x$ [ $x$", "/* { */ 1", "1 -- (\n", "e'\\'('"], ids=range(7)
+)
+def test_brackets_that_are_text_nest_nothing(cursor: Any, text: str) -> None:
+    """In strings, quoted names and comments they are as many as one likes."""
+    sql = "SELECT " + ", ".join([text] * MANY)
+    assert len(statements.script(cursor, sql, 10 * BYTES_MAX)) == 1
+
+
+@pytest.mark.parametrize("sql", ["(" * MANY, "([{" * MANY, "(/*)*/" * MANY, "(')'," * MANY, "é(" * MANY], ids=range(5))
+def test_brackets_that_are_nested_are_refused_before_they_are_parsed(cursor: Any, sql: str) -> None:
+    """Closing ones that are text close nothing."""
+    with pytest.raises(ducktower.InvalidSQL, match="nested more than 1000"):
+        statements.script(cursor, f"SELECT {sql}", 10 * BYTES_MAX)
+
+
+def test_many_rows_with_brackets_in_their_texts_are_stored(client: ducktower.FlightClient) -> None:
+    """An INSERT of literals."""
+    client.execute("CREATE TABLE t (i INTEGER, v VARCHAR)")
+    rows = ", ".join(f"({i}, 'sad :(')" for i in range(1_001))
+    assert client.execute(f"INSERT INTO t VALUES {rows}").rows == 1_001
+
+
 class TestExplain:
     """EXPLAIN ANALYZE runs what it explains: only what may run may be explained."""
 
