@@ -205,6 +205,53 @@ class TestRows:
             append("t", pa.table([pa.array([1]), pa.array([2])], names=["i", "i"]))
         assert rows_of(client, "t") == []
 
+    @pytest.mark.parametrize(
+        ("kind", "value", "path"),
+        [
+            ("STRUCT(x INTEGER, y VARCHAR)", {"x": 1, "z": 2}, "c.z"),
+            ("STRUCT(x INTEGER, y VARCHAR)", {"z": 2}, "c.z"),
+            ("STRUCT(x INTEGER)[]", [{"x": 1, "z": 2}], "c[].z"),
+            ("STRUCT(s STRUCT(x INTEGER))", {"s": {"x": 1, "z": 2}}, "c.s.z"),
+            ("STRUCT(l STRUCT(x INTEGER)[1])", {"l": [{"x": 1, "z": 2}]}, "c.l[].z"),
+        ],
+    )
+    def test_an_unknown_field_is_named_and_nothing_is_stored(
+        self, client: ducktower.FlightClient, append: Callable[[str, Any], None], kind: str, value: Any, path: str
+    ) -> None:
+        """At any depth, by its path, with both types."""
+        client.execute(f"CREATE TABLE t (i INTEGER, c {kind})")
+        with pytest.raises(ducktower.SchemaMismatch) as caught:
+            append("t", pa.table({"i": [1], "c": [value]}))
+        assert caught.value.message.startswith('column "c": found STRUCT(')
+        assert f"wanted {kind}" in caught.value.message
+        assert caught.value.message.endswith(f'there is no field "{path}"')
+        assert rows_of(client, "t") == []
+
+    def test_an_unknown_field_in_a_map_is_named(
+        self, client: ducktower.FlightClient, append: Callable[[str, Any], None]
+    ) -> None:
+        """Of its values."""
+        client.execute("CREATE TABLE t (m MAP(VARCHAR, STRUCT(x INTEGER)))")
+        sent = pa.map_(pa.string(), pa.struct([("x", pa.int32()), ("z", pa.int32())]))
+        with pytest.raises(ducktower.SchemaMismatch, match=r'no field "m.value.z"'):
+            append("t", pa.table({"m": pa.array([[("k", {"x": 1, "z": 2})]], sent)}))
+        assert rows_of(client, "t") == []
+
+    def test_fields_match_by_name(self, client: ducktower.FlightClient, append: Callable[[str, Any], None]) -> None:
+        """In any order and case; those that were not sent are NULL."""
+        client.execute("CREATE TABLE t (c STRUCT(x INTEGER, y VARCHAR, s STRUCT(a INTEGER, b INTEGER)))")
+        append("t", pa.table({"c": [{"S": {"B": 2}, "X": 1}]}))
+        assert rows_of(client, "t") == [{"c": {"x": 1, "y": None, "s": {"a": None, "b": 2}}}]
+
+    def test_a_generated_column_is_named(
+        self, client: ducktower.FlightClient, append: Callable[[str, Any], None]
+    ) -> None:
+        """Its values are computed: none can be sent."""
+        client.execute("CREATE TABLE t (i INTEGER, g INTEGER GENERATED ALWAYS AS (i * 2))")
+        with pytest.raises(ducktower.SchemaMismatch, match='column "g" is generated'):
+            append("t", pa.table({"i": [1], "g": [2]}))
+        assert rows_of(client, "t") == []
+
     def test_a_missing_table_is_named(self, client: ducktower.FlightClient, append: Callable[[str, Any], None]) -> None:
         """An append does not make a table."""
         with pytest.raises(ducktower.TableNotFound, match='"nope"'):

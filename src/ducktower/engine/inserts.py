@@ -44,6 +44,7 @@ class Column(NamedTuple):
 
     name: str
     type: str
+    kind: Any  # DuckDB's own type object
 
 
 class Source:
@@ -70,7 +71,7 @@ def table_columns(cursor: Any, catalog: str, target: Target) -> list[Column]:
     """Return the columns of a table or view. Raises TableNotFound."""
     try:
         relation = cursor.sql(f"FROM {table_name(catalog, target)} LIMIT 0")
-        return [Column(name, str(kind)) for name, kind in zip(relation.columns, relation.types, strict=True)]
+        return [Column(name, str(kind), kind) for name, kind in zip(relation.columns, relation.types, strict=True)]
     except duckdb.CatalogException as error:
         raise TableNotFound(f'table "{target.label}" does not exist') from error
     except duckdb.BinderException as error:
@@ -106,16 +107,16 @@ def source_columns(cursor: Any, sent: pa.Schema) -> list[Column]:
                     f'column "{field.name}" has the type {field.type}, which DuckDB cannot take'
                 ) from error
         raise SchemaMismatch(f"DuckDB cannot take these columns: {translate(error).message}") from error
-    return [Column(name, kind) for name, kind in zip(sent.names, types, strict=True)]
+    return [Column(name, str(kind), kind) for name, kind in zip(sent.names, types, strict=True)]
 
 
-def _types(cursor: Any, schema: pa.Schema) -> list[str]:
+def _types(cursor: Any, schema: pa.Schema) -> list[Any]:
     name = f"__ducktower_{secrets.token_hex(8)}"
     # Positions for names: two columns of one name are the business of `matched`, which names them.
     plain = pa.schema([field.with_name(f"c{i}") for i, field in enumerate(schema)])
     cursor.register(name, pa.Table.from_batches([], schema=plain))
     try:
-        return [str(kind) for kind in cursor.sql(f"FROM {quoted(name)} LIMIT 0").types]
+        return list(cursor.sql(f"FROM {quoted(name)} LIMIT 0").types)
     finally:
         cursor.unregister(name)
 
@@ -186,6 +187,8 @@ def insert_sql(cursor: Any, catalog: str, target: Target, sent: pa.Schema, colum
     table = table_name(catalog, target)
     into = matched(target, sent, columns)
     _refuse_bits(sent, into)
+    _refuse_unknown_fields(cursor, sent, into)
+    _refuse_generated(cursor, table, into)
     names = ", ".join(quoted(column.name) for column in into)
     values = ", ".join(quoted(name) for name in sent.names)
     if target.mode != "upsert":
@@ -221,6 +224,58 @@ def _refuse_bits(sent: pa.Schema, into: list[Column]) -> None:
     for field, column in zip(sent, into, strict=True):
         if column.type == "BIT" and not (pa.types.is_string(field.type) or pa.types.is_large_string(field.type)):
             raise does_not_fit(column.name, str(field.type), "BIT", "send it as text, such as '0101'")
+
+
+def _refuse_unknown_fields(cursor: Any, sent: pa.Schema, into: list[Column]) -> None:
+    """Refuse fields of structs, at any depth, that the column's type does not have: DuckDB's cast drops them."""
+    if not any(pa.types.is_nested(field.type) for field in sent):
+        return
+    for source, column in zip(source_columns(cursor, sent), into, strict=True):
+        wrong = _wrong_field(column.name, source.kind, column.kind)
+        if wrong:
+            raise does_not_fit(column.name, source.type, column.type, wrong)
+
+
+def _wrong_field(path: str, given: Any, wanted: Any) -> str | None:
+    """Say which field of `given` cannot go into the type `wanted`, by its path, or None when all can."""
+    if given.id in ("list", "array") and wanted.id in ("list", "array"):
+        return _wrong_field(f"{path}[]", given.children[0][1], wanted.children[0][1])
+    if given.id != wanted.id or given.id not in ("struct", "map", "union"):
+        return None
+    fields = {name.lower(): kind for name, kind in wanted.children}
+    if "" in fields and given.id == "struct":
+        return None  # it has no names: fields go by their position
+    seen: set[str] = set()
+    for name, kind in given.children:
+        field = f"{path}.{name}"
+        if name.lower() not in fields:
+            return f'there is no field "{field}"'
+        if name.lower() in seen:
+            return f'field "{field}" was sent twice'
+        seen.add(name.lower())
+        wrong = _wrong_field(field, kind, fields[name.lower()])
+        if wrong:
+            return wrong
+    return None
+
+
+def _refuse_generated(cursor: Any, table: str, into: list[Column]) -> None:
+    """Refuse values for columns that DuckDB computes. It says so without a name, and the binder alone tells."""
+    if _binds_generated(cursor, table, into):
+        for column in into:
+            if _binds_generated(cursor, table, [column]):
+                raise SchemaMismatch(f'column "{column.name}" is generated: its values are computed, leave it out')
+
+
+def _binds_generated(cursor: Any, table: str, into: list[Column]) -> bool:
+    names = ", ".join(quoted(column.name) for column in into)
+    try:
+        cursor._bind(f"INSERT INTO {table} ({names}) SELECT {', '.join(['NULL'] * len(into))}")
+    except duckdb.BinderException as error:
+        return "generated column" in str(error)
+    except duckdb.Error:
+        return False  # the INSERT itself will say it better
+    return False
 
 
 def _has_unique_index(cursor: Any, catalog: str, target: Target, keys: set[str]) -> bool:
