@@ -155,6 +155,36 @@ def test_a_configuration_that_is_locked_is_refused() -> None:
     assert "threads" in error.message
 
 
+@pytest.mark.parametrize(
+    "sql",
+    [
+        "FROM hidden_on",
+        "FROM hidden_one",
+        "DROP TABLE hidden_on",
+        "FROM main.hidden_on",
+        "ALTER TABLE hidden_on DROP x",
+    ],
+)
+def test_no_hint_tells_what_another_transaction_has_made(root: Any, sql: str) -> None:
+    """DuckDB proposes names of tables that are not committed yet."""
+    other = root.cursor()
+    other.execute("BEGIN; CREATE TABLE hidden_one (i INTEGER)")
+    error = failure_of(lambda: root.execute(sql))
+    assert "Did you mean" not in error.message
+    assert error.message.count("hidden_one") == sql.count("hidden_one")
+
+
+@pytest.mark.parametrize(
+    "sql",
+    ["SELECT 1" + " + 1" * 1_200, "SELECT absx(1)", "FROM pg_enu", "CREATE TABLE x (i INTEGRE)", "SET thread = 1"],
+)
+def test_no_hint_proposes_what_is_not_offered(root: Any, sql: str) -> None:
+    """Settings that are locked, tables of the system."""
+    message = failure_of(lambda: root.execute(sql)).message
+    assert "Did you mean" not in message
+    assert "SET max" not in message
+
+
 class TestStreams:
     """Failures within a native stream, where only a text is left."""
 
@@ -231,7 +261,16 @@ def test_only_a_fatal_error_is_fatal() -> None:
         ('Parser Error: syntax error at or near "x"\n\nLINE 1: x\n        ^', 'syntax error at or near "x"'),
         (
             'Catalog Error: Table with name a does not exist!\nDid you mean "b"?\n\nLINE',
-            'Table with name a does not exist! Did you mean "b"?',
+            "Table with name a does not exist!",
+        ),
+        (
+            'Catalog Error: Table with name a does not exist!\nDid you mean "b\nc?\n\nd"?',
+            "Table with name a does not exist!",
+        ),
+        (
+            'Parser Error: Max expression depth limit of 1000 exceeded. Use "SET max_expression_depth TO x" to '
+            "increase the maximum expression depth.",
+            "Max expression depth limit of 1000 exceeded.",
         ),
         ("no class name: here", "no class name: here"),
         ("", ""),

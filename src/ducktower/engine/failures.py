@@ -61,6 +61,12 @@ _TELLS_PATHS = (
 )
 _PATH = re.compile(r"""["'](?:/|[A-Za-z]:[\\/])[^"']*["']|(?<![\w.<>/])/(?:[^\s/"']+/)+[^\s"',;]+""")
 
+_HINT = re.compile(
+    r"""\n\s*(?:Did you mean|Candidate extensions:).*|\s*Use "SET max_expression_depth[^"]*"[^.]*\.""", re.DOTALL
+)
+"""What DuckDB proposes. It looks through all names that there are: also those of tables that other transactions have
+not committed, that this caller may not see, and settings that are the operator's."""
+
 _NAMED = re.compile(r"([A-Z][A-Za-z]*(?: [A-Za-z]+)* Error): ")
 
 
@@ -70,8 +76,8 @@ def is_fatal(error: BaseException) -> bool:
 
 
 def first_line(text: str) -> str:
-    """Return DuckDB's text as one line, without its class name and without the quoted SQL."""
-    paragraph = text.strip().split("\n\n", 1)[0]
+    """Return DuckDB's text as one line, without its class name, its proposals and the quoted SQL."""
+    paragraph = _HINT.sub("", text.strip()).split("\n\n", 1)[0]
     line = " ".join(part.strip() for part in paragraph.splitlines() if part.strip())
     name, colon, rest = line.partition(": ")
     return rest if colon and name.endswith("Error") else line
