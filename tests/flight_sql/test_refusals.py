@@ -36,6 +36,14 @@ def _put(client: flight.FlightClient, command: bytes) -> None:
         reader.read()
 
 
+def _exchange(client: flight.FlightClient, command: bytes) -> None:
+    writer, reader = client.do_exchange(flight.FlightDescriptor.for_command(command))
+    with writer:
+        writer.begin(pa.schema([("n", pa.int64())]))
+        writer.done_writing()
+        reader.read_all()
+
+
 CALLS: dict[str, Call] = {
     "GetFlightInfo": lambda client, raw: client.get_flight_info(flight.FlightDescriptor.for_command(raw)),
     "GetSchema": lambda client, raw: client.get_schema(flight.FlightDescriptor.for_command(raw)),
@@ -117,7 +125,9 @@ def test_another_actions_message_is_refused(raw_sql: RawFlightSql, action: str) 
         raw_sql.act(action, m.ActionEndTransactionRequest())
 
 
-@pytest.mark.parametrize("action", ["CreatePreparedSubstraitPlan", "BeginSavepoint", "EndSavepoint"])
+@pytest.mark.parametrize(
+    "action", ["CreatePreparedSubstraitPlan", "BeginSavepoint", "EndSavepoint", "RenewFlightEndpoint"]
+)
 def test_actions_that_are_not_offered(raw_sql: RawFlightSql, action: str) -> None:
     """UNIMPLEMENTED, and not among those that ListActions names."""
     with pytest.raises(NotImplementedError, match=r"not offered"):
@@ -126,9 +136,19 @@ def test_actions_that_are_not_offered(raw_sql: RawFlightSql, action: str) -> Non
 
 
 def test_an_unknown_action_is_refused(raw_sql: RawFlightSql) -> None:
-    """With its name."""
-    with pytest.raises(pa.ArrowInvalid, match=r"INVALID_ARGUMENT.*NoSuchAction"):
+    """With its name, and those of all actions that there are."""
+    with pytest.raises(pa.ArrowInvalid, match=r"INVALID_ARGUMENT.*NoSuchAction.*execute.*CloseSession"):
         raw_sql.act("NoSuchAction")
+
+
+@pytest.mark.parametrize(
+    ("command", "name"),
+    [(pack(m.CommandStatementQuery(query="SELECT 1")), "CommandStatementQuery"), (FOREIGN, "google.protobuf.Duration")],
+)
+def test_no_command_comes_with_an_exchange(raw: flight.FlightClient, command: bytes, name: str) -> None:
+    """UNIMPLEMENTED, with its type's name."""
+    with pytest.raises(NotImplementedError, match=f"{name} is not offered by DoExchange"):
+        _exchange(raw, command)
 
 
 def test_unknown_handles_are_refused(raw_sql: RawFlightSql) -> None:

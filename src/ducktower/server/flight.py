@@ -14,7 +14,7 @@ import pyarrow.flight as flight
 
 from ..config import ServerConfig
 from ..engine import Caller
-from ..errors import Cancelled, DucktowerError, InternalError, Unauthenticated, Unavailable
+from ..errors import Cancelled, DucktowerError, InternalError, InvalidArgument, Unauthenticated, Unavailable
 from ..protocol.status import to_flight
 from .admission import Admission
 from .audit import AuditLog, Entry
@@ -97,6 +97,8 @@ class Listener(flight.FlightServerBase):
     def do_exchange(self, context: Any, descriptor: Any, reader: Any, writer: Any) -> None:
         """Serve an open stream of writes."""
         with self._call(context, "DoExchange") as (caller, _):
+            if self._is_sql(descriptor):
+                self._sql.exchange(descriptor)
             self._plain.exchange(descriptor, reader, writer, caller)
 
     def list_actions(self, context: Any) -> Any:
@@ -111,8 +113,11 @@ class Listener(flight.FlightServerBase):
             body = action.body.to_pybytes() if action.body is not None else b""
             if self._sql.has_action(action.type):
                 parts = self._sql.act(action.type, body, visit, caller)
-            else:
+            elif self._plain.has_action(action.type):
                 parts = self._plain.act(action.type, body, caller)
+            else:
+                names = [name for name, _ in self._plain.actions() + self._sql.actions()]
+                raise InvalidArgument(f'action "{action.type}" is none of {", ".join(names)}')
             return iter([flight.Result(part) for part in parts])
 
     def _is_sql(self, descriptor: Any) -> bool:

@@ -202,11 +202,13 @@ class PlainFlight:
         """ListActions: names and descriptions."""
         return [(name, action.description) for name, action in self._actions.items()]
 
+    def has_action(self, name: str) -> bool:
+        """Whether an action is one of plain Flight's."""
+        return name in self._actions
+
     def act(self, name: str, body: bytes, caller: Caller) -> Iterator[bytes]:
         """DoAction: yield the results' bodies."""
-        action = self._actions.get(name)
-        if action is None:
-            raise InvalidArgument(f'action "{name}" is none of {", ".join(self._actions)}')
+        action = self._actions[name]
         if len(body) > self._config.action_bytes_max:
             raise LimitExceeded(
                 f"the action's body has {len(body)} bytes, the limit is {self._config.action_bytes_max}"

@@ -108,6 +108,10 @@ class FlightSql:
         answer: bytes = self._serve("put", "DoPut", descriptor.command, visit, caller, reader=reader)
         return answer
 
+    def exchange(self, descriptor: Any) -> None:
+        """DoExchange: no command of Flight SQL comes with it. Raises Unimplemented."""
+        raise Unimplemented(f"{type_name(unpack(descriptor.command, 'command'))} is not offered by DoExchange")
+
     def has_action(self, name: str) -> bool:
         """Whether an action is one of Flight SQL."""
         return name in self._actions
@@ -184,7 +188,14 @@ def _actions(statements: Statements, sessions: SessionActions) -> dict[str, _Act
         "BeginSavepoint": _Action("", None, packed=True, run=sessions.savepoint),
         "EndSavepoint": _Action("", None, packed=True, run=sessions.savepoint),
         "CreatePreparedSubstraitPlan": _Action("", None, packed=True, run=_no_plans),
+        "RenewFlightEndpoint": _Action("", None, packed=False, run=_no_renewal),
     }
+
+
+def _no_renewal(_ask: Ask[Any]) -> Iterator[bytes]:
+    raise Unimplemented(
+        "RenewFlightEndpoint is not offered: endpoints have no time of expiry"
+    )
 
 
 def _no_plans(_ask: Ask[Any]) -> Iterator[bytes]:
