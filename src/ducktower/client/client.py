@@ -159,7 +159,10 @@ class FlightClient:
         return self._stream(put, arrow)
 
     def execute(self, sql: str, parameters: Sequence[Any] | dict[str, Any] | None = None) -> Executed:
-        """Run SQL that writes: one statement or a script, all or nothing. Parameters go to the last statement."""
+        """Run SQL that writes: one statement or a script, all or nothing.
+
+        Parameters go to the last statement, and `rows` are those that it changed or returned.
+        """
         body = Query(sql, _parameters(parameters)).to_bytes()
         results = self._retried(lambda: self._action("execute", body), Overloaded, Conflict)
         done = json.loads(results[0])

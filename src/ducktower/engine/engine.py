@@ -330,7 +330,8 @@ class Engine:
     def execute(self, sql: str, parameters: Parameters = None, caller: Caller | None = None) -> Executed:
         """Run SQL that writes: one statement or a script, all or nothing.
 
-        Parameters go to the last statement. A conflict is tried again for `conflict_retry_seconds`.
+        Parameters go to the last statement, whose changed or returned rows alone are counted. A conflict is tried
+        again for `conflict_retry_seconds`.
         """
         with self._cursors.open("execute", "statement", sql, caller) as (lease, call):
             principal = who(caller)

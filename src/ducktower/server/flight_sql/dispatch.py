@@ -193,9 +193,7 @@ def _actions(statements: Statements, sessions: SessionActions) -> dict[str, _Act
 
 
 def _no_renewal(_ask: Ask[Any]) -> Iterator[bytes]:
-    raise Unimplemented(
-        "RenewFlightEndpoint is not offered: endpoints have no time of expiry"
-    )
+    raise Unimplemented("RenewFlightEndpoint is not offered: endpoints have no time of expiry")
 
 
 def _no_plans(_ask: Ask[Any]) -> Iterator[bytes]:
