@@ -423,3 +423,11 @@ def test_a_script_can_be_cancelled_by_its_timeout(database: Path) -> None:
             )
         assert client.query("SELECT count(*) AS n FROM t").to_pylist() == [{"n": 0}]
         until(lambda: client.statistics()["cursors"] == 0, "the cursor's return")
+
+
+def test_what_stores_nothing_is_no_commit(client: ducktower.FlightClient) -> None:
+    """SELECT, USE and PREPARE get the number of the last commit."""
+    number = client.execute("CREATE TABLE t (i INTEGER)").commit
+    for sql in ("SELECT 1", "USE main", "PREPARE p AS SELECT 1", "SELECT 1; SELECT 2"):
+        assert client.execute(sql).commit == number
+    assert client.execute("SELECT 1; INSERT INTO t VALUES (1)").commit == number + 1

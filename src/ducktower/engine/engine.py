@@ -28,7 +28,7 @@ from ..errors import (
 )
 from ..monitor import Counter
 from ..row_groups import messages_of_stream
-from . import catalog, keys, metadata
+from . import catalog, keys, metadata, statements
 from .access import Principal
 from .appending import Appending
 from .block_cache import BlockCache
@@ -338,7 +338,8 @@ class Engine:
             script = self._guard.script(lease.cursor, sql, principal, trail_of(caller))
             rows, table = self._scripts.run(lease.cursor, script, parameters, call, read_only=principal.only_reads)
             add_rows(trail_of(caller), rows)
-            return Executed(rows, self.commit if principal.only_reads else self._commits.add(), table)
+            stored = not principal.only_reads and not all(map(statements.changes_nothing, script))
+            return Executed(rows, self._commits.add() if stored else self.commit, table)
 
     # -- operating ------------------------------------------------------------------------------------
 

@@ -19,6 +19,7 @@ from ..errors import Forbidden, InvalidSQL, LimitExceeded
 
 __all__ = [
     "changed_rows",
+    "changes_nothing",
     "changes_tables",
     "gives_changed_rows",
     "is_query",
@@ -65,6 +66,7 @@ _OPENING, _CLOSING = b"([{", b")]}"
 
 _CHANGE_ROWS = frozenset({"INSERT", "UPDATE", "DELETE", "MERGE_INTO"})
 _KEEP_TABLES = _QUERIES | _CHANGE_ROWS | {"SET", "TRANSACTION"}
+_CHANGE_NOTHING = frozenset({"SELECT", "SET", "PREPARE"})
 _RETURNING = re.compile(r"\breturning\b", re.IGNORECASE)
 
 
@@ -207,6 +209,11 @@ def changes_tables(statement: Any) -> bool:
     if kind == "EXPLAIN":  # with ANALYZE it runs what it explains
         return _explained(statement.query) in _EXPLAINED_CHANGES
     return kind not in _KEEP_TABLES
+
+
+def changes_nothing(statement: Any) -> bool:
+    """Whether nothing is stored by a statement of this kind. EXPLAIN may run what it explains."""
+    return kind_of(statement) in _CHANGE_NOTHING
 
 
 def changed_rows(statement: Any, result: Any) -> int | None:
