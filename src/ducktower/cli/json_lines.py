@@ -9,6 +9,8 @@ import codecs
 import json
 from collections.abc import Callable, Iterator
 
+from .readable import Readable
+
 __all__ = ["JsonLines"]
 
 _CHUNK_BYTES = 1024 * 1024
@@ -16,13 +18,12 @@ _OBJECT_CHARACTERS_MAX = 64 * 1024 * 1024
 _SPACE = " \t\r\n"
 
 
-class JsonLines:
+class JsonLines(Readable):
     """A readable file of JSON lines over another one, which `read` yields piece by piece."""
 
     def __init__(self, read: Callable[[int], bytes]) -> None:
         self._pieces = _lines(read)
         self._rest = b""
-        self.closed = False
 
     def read(self, size: int = _CHUNK_BYTES) -> bytes:
         """Return at most `size` bytes, fewer only at the end.
@@ -38,22 +39,6 @@ class JsonLines:
         data = b"".join(parts)
         self._rest = data[size:]
         return data[:size]
-
-    def close(self) -> None:
-        """Do nothing: the file below belongs to whoever opened it."""
-        self.closed = True
-
-    def readable(self) -> bool:
-        """Return True."""
-        return True
-
-    def seekable(self) -> bool:
-        """Return False."""
-        return False
-
-    def writable(self) -> bool:
-        """Return False."""
-        return False
 
 
 def _lines(read: Callable[[int], bytes]) -> Iterator[bytes]:

@@ -15,6 +15,7 @@ from ..errors import DucktowerError, InvalidArgument, SchemaMismatch
 from .formats import Format, format_of
 from .json_lines import JsonLines
 from .misfits import header_of, misfit_in_csv, misfit_in_json, sql_type
+from .readable import Readable
 from .terminal import one_line
 
 if TYPE_CHECKING:
@@ -198,25 +199,7 @@ class Source:
         )
 
 
-class _Readable:
-    """What Arrow asks of a Python file that it only reads from the front to the end."""
-
-    closed = False
-
-    def close(self) -> None:
-        self.closed = True
-
-    def readable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
-        return False
-
-    def writable(self) -> bool:
-        return False
-
-
-class _Metered(_Readable):
+class _Metered(Readable):
     """The file that a decoder reads, counting what it took."""
 
     def __init__(self, source: Source, raw: BinaryIO) -> None:
@@ -229,7 +212,7 @@ class _Metered(_Readable):
         return data
 
 
-class _Headed(_Readable):
+class _Headed(Readable):
     """A stream whose head was taken off, with the head before it."""
 
     def __init__(self, head: bytes, rest: pa.NativeFile) -> None:
