@@ -45,7 +45,7 @@ def test_settings_cannot_change_under_a_running_server() -> None:
 
 def test_numbers_say_their_unit() -> None:
     """Every number's name ends in what it counts."""
-    plain = {"threads", "port", "insecure", "external_access"}
+    plain = {"threads", "port", "insecure", "external_access", "one_core"}
     for kind in (EngineConfig, ServerConfig):
         for field in fields(kind):
             if isinstance(field.default, (int, float)) and field.name not in plain:

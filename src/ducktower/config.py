@@ -128,6 +128,9 @@ class ServerConfig(_Checked):
     host: str = "127.0.0.1"
     port: int = DEFAULT_PORT
     """0 picks a free port."""
+    one_core: bool = True
+    """Whether the threads that take small writes share one core, where the system lets them choose: Python's lock is
+    then handed on at a third of the cost. DuckDB, queries and large writes run on all cores either way."""
     insecure: bool = False
     """Allows an address that other machines can reach without tokens or without TLS."""
     token_file: str | None = None

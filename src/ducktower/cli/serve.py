@@ -60,6 +60,14 @@ def command(
         int,
         typer.Option(envvar="DUCKTOWER_PORT", min=0, max=65535, help="Port to listen on; 0 picks a free one."),
     ] = _SERVER.port,
+    one_core: Annotated[
+        bool,
+        typer.Option(
+            "--one-core/--all-cores",
+            envvar="DUCKTOWER_ONE_CORE",
+            help="Whether threads that take small writes share one core, which is much faster; else `--all-cores`.",
+        ),
+    ] = _SERVER.one_core,
     insecure: Annotated[
         bool,
         typer.Option(
@@ -298,6 +306,7 @@ def command(
         server = ServerConfig(
             host=host,
             port=port,
+            one_core=one_core,
             insecure=insecure,
             token_file=token_file,
             tls=tls,

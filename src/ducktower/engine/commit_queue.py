@@ -15,6 +15,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 
+from .. import cores
 from ..config import EngineConfig
 from ..errors import InternalError, LimitExceeded, Overloaded, Unavailable
 from ..monitor import Counter, Histogram
@@ -149,6 +150,7 @@ class CommitQueue:
             return group
 
     def _run(self) -> None:
+        cores.stay()  # those that it wakes are there
         while group := self._next_group():
             started = time.monotonic()
             try:

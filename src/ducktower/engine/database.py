@@ -19,6 +19,7 @@ from typing import Any, Literal
 
 import duckdb
 
+from .. import cores
 from ..config import EngineConfig
 from ..errors import InternalError, InvalidArgument, Overloaded, Unavailable
 from .failures import first_line, is_fatal, without_paths
@@ -272,6 +273,7 @@ class Database:
             settings["memory_limit"] = config.memory_limit
         if config.threads is not None:
             settings["threads"] = str(config.threads)
+        cores.roam()  # DuckDB's threads begin where this one is
         try:
             root = duckdb.connect(config.database, config=settings)
         except duckdb.Error as error:

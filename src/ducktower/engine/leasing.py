@@ -10,6 +10,7 @@ import logging
 from collections.abc import Callable, Iterator
 from typing import Any
 
+from .. import cores
 from ..config import EngineConfig
 from ..errors import InternalError
 from .block_cache import BlockCache
@@ -43,6 +44,7 @@ class Cursors:
 
         With `leave` the block takes both over when it succeeds.
         """
+        cores.roam()  # what leases a cursor computes
         lease = self.database.lease(pool, None if caller is None else self.shares.of(caller.principal))
         call = self.start(kind, text, caller, lease.interrupt)
         done = False

@@ -11,6 +11,7 @@ import secrets
 
 import duckdb
 
+from .. import cores
 from ..errors import Conflict, DucktowerError, InvalidSQL, Unavailable
 from .database import Database, Lease
 from .failures import translate
@@ -75,6 +76,7 @@ class SessionCursor:
 
     def lease(self) -> Lease:
         """Return the cursor, leasing one when there is none."""
+        cores.roam()  # what follows computes
         if self._lease is None:
             self._lease = self._database.lease("session")
             self._generation = self._database.generation

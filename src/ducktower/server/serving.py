@@ -21,6 +21,7 @@ from typing import Any
 
 import pyarrow as pa
 
+from .. import cores
 from ..config import EngineConfig, ServerConfig
 from ..engine import Engine, Principal
 from ..errors import InvalidArgument, Unavailable
@@ -76,6 +77,8 @@ class FlightServer:
         self._logins = logins = Logins(self._token_file(), self._config.token_look_seconds, self._end_over)
         check_address(self._config, asks=logins.asks, encrypts=self._tls is not None)
         keep_freed_memory()
+        if self._config.one_core:
+            cores.share_one()
         with _starting_alone(self._config.host, self._config.port):
             self._start(logins)
         # A program that forgets to close must still end, and leave a checkpointed file.

@@ -24,6 +24,7 @@ from typing import Any
 
 import pyarrow.flight as flight
 
+from .. import cores
 from ..config import ServerConfig
 from ..engine import Engine, Principal, Session
 from ..errors import DucktowerError, InternalError, InvalidArgument, Overloaded, Unauthenticated
@@ -39,6 +40,9 @@ from .tokens import Token, Tokens
 __all__ = ["MIDDLEWARE", "NoHandshake", "Visit", "Visits"]
 
 log = logging.getLogger(__name__)
+
+_WRITES = (flight.FlightMethod.DO_PUT, flight.FlightMethod.DO_EXCHANGE)
+"""Calls that mostly wait, for Python's lock and for the next commit, until they turn out to be larger."""
 
 MIDDLEWARE = "visit"
 _COOKIE = "arrow_flight_session_id"
@@ -161,6 +165,10 @@ class Visits(flight.ServerMiddlewareFactory):
 
     def start_call(self, info: Any, headers: dict[str, list[Any]]) -> _HandshakeAnswer | None:
         """Say who calls. Refuses a Handshake, for which no handler of ours runs, with UNAUTHENTICATED."""
+        if info.method in _WRITES:
+            cores.stay()
+        else:
+            cores.roam()
         authorization = _first(headers, "authorization")
         if info.method == flight.FlightMethod.HANDSHAKE:
             return self._shake_hands(authorization)
