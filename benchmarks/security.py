@@ -61,6 +61,7 @@ def _load(bench: Bench, *flags: str, closed: bool) -> Outcome:
                 url=server.url,
                 clients=CLIENTS,
                 seconds=bench.scale.seconds,
+                processes=bench.scale.processes,
                 token=writer,
                 tls_certificate=certificate,
             )

@@ -100,6 +100,6 @@ def _on_ducktower(bench: Bench, kind: Kind, clients: int) -> Outcome:
 
 
 def _run(bench: Bench, url: str, kind: Kind, clients: int) -> Outcome:
-    load = Load(kind=kind, url=url, clients=clients, seconds=bench.scale.seconds)
+    load = Load(kind=kind, url=url, clients=clients, seconds=bench.scale.seconds, processes=bench.scale.processes)
     with running(load) as outcome:
         return outcome()

@@ -27,7 +27,8 @@ __all__ = ["command", "run_server"]
 
 _ENGINE = EngineConfig()
 _SERVER = ServerConfig()
-_POLL_SECONDS = 0.2
+_POLL_SECONDS = 0.05
+"""How soon a signal is seen: its handler must not take the lock of an event that this thread may be taking."""
 _QUEUES = "Limits: past each of them a call is refused, and told whether to retry"
 _TIMES = "Times"
 _SECURITY = "Who may call, and encryption"
