@@ -52,6 +52,8 @@ def test_numbers_say_their_unit() -> None:
                 assert field.name.endswith(
                     (
                         "_bytes_max",
+                        "_bytes_min",
+                        "_bytes",
                         "_writes_max",
                         "_in_flight_max",
                         "_columns_max",

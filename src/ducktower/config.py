@@ -26,6 +26,8 @@ class _Checked:
             value = getattr(self, field.name)
             if field.name.endswith(("_max", "_seconds")) and value is not None and value <= 0:
                 raise InvalidArgument(f"{field.name} must be above 0, not {value}")
+            if field.name.endswith("_min") and value < 0:
+                raise InvalidArgument(f"{field.name} must not be below 0, but is {value}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,6 +51,13 @@ class EngineConfig(_Checked):
     system's cache of the file holds what is dropped. None leaves the cache to `memory_limit` alone."""
     threads: int | None = None
     """DuckDB's worker threads; None leaves DuckDB's default (one per core)."""
+    free_bytes_min: int = 256 * MIB
+    """Space on the disk of the database and of its temporary files below which writes are refused with OVERLOADED and
+    large ones under way are stopped, until there is more again; reads go on. 0 refuses none."""
+    wal_warn_bytes: int | None = 256 * MIB
+    """Size of the WAL past which the log and `health` warn; None never does."""
+    disk_look_seconds: float = 0.25
+    """How often the free space and the size of the WAL are looked at."""
 
     small_write_bytes_max: int = 1 * MIB
     """A write up to this size is collected and committed in a group; a larger one gets its own transaction."""

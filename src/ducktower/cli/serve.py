@@ -168,6 +168,14 @@ def command(
         int | None,
         typer.Option(envvar="DUCKTOWER_THREADS", min=1, help="DuckDB's threads. Unset: one per core."),
     ] = _ENGINE.threads,
+    min_free_space: Annotated[
+        int,
+        typer.Option(
+            envvar="DUCKTOWER_MIN_FREE_SPACE",
+            min=0,
+            help="Bytes free on the disk below which writes are refused, until there is more again; 0 refuses none.",
+        ),
+    ] = _ENGINE.free_bytes_min,
     log_level: Annotated[
         LogLevel, typer.Option(envvar="DUCKTOWER_LOG_LEVEL", help="How much to tell on stderr.")
     ] = LogLevel.info,
@@ -291,6 +299,7 @@ def command(
             memory_limit=memory_limit,
             stream_cache_bytes_max=stream_cache_bytes_max or None,
             threads=threads,
+            free_bytes_min=min_free_space,
             small_write_bytes_max=small_write_bytes_max,
             queue_bytes_max=queue_bytes_max,
             queue_writes_max=queue_writes_max,

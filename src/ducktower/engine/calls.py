@@ -15,14 +15,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from ..errors import Cancelled, DucktowerError, TimedOut, Unauthenticated, Unavailable
+from ..errors import Cancelled, DucktowerError, Overloaded, TimedOut, Unauthenticated, Unavailable
 from .access import LOCAL, Principal, Trail
 
 __all__ = ["Call", "Caller", "Calls"]
 
 log = logging.getLogger(__name__)
 
-Reason = Literal["timeout", "cancelled", "gone", "stopping", "reopening", "revoked"]
+Reason = Literal["timeout", "cancelled", "gone", "stopping", "reopening", "revoked", "full"]
 _TEXT_MAX = 500
 _ASKED_AT_ONCE = 16
 """Clients that are looked for in one look. To ask gRPC whether a client is there takes tens of microseconds with
@@ -145,6 +145,8 @@ class Call:
                 return Unauthenticated("the token was revoked or has expired")
             case "reopening":
                 return Unavailable(f"the database was reopened after a fatal error during the {self.kind}")
+            case "full":
+                return Overloaded(f"the disk became nearly full during the {self.kind}; nothing was stored")
             case "stopping":
                 return Unavailable(f"the server stopped during the {self.kind}")
 
@@ -215,6 +217,12 @@ class Calls:
         """End every running call."""
         for call in self._snapshot():
             call.end(reason)
+
+    def end_kind(self, kind: str, reason: Reason) -> None:
+        """End every running call of a kind."""
+        for call in self._snapshot():
+            if call.kind == kind:
+                call.end(reason)
 
     def end_of(self, whose: Callable[[Principal], bool]) -> int:
         """End the running calls of principals that `whose` names, because they are known no longer; count them."""

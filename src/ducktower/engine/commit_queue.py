@@ -30,13 +30,19 @@ class CommitQueue:
     """The queue; `submit` is safe from any thread.
 
     `commit` gets one group in the order of arrival and returns an outcome for each member. It runs in the
-    committing thread alone.
+    committing thread alone. `admit` raises for a write that may not begin now.
     """
 
-    def __init__(self, config: EngineConfig, commit: Callable[[Sequence[Write]], Sequence[Outcome]]) -> None:
+    def __init__(
+        self,
+        config: EngineConfig,
+        commit: Callable[[Sequence[Write]], Sequence[Outcome]],
+        admit: Callable[[], None] = lambda: None,
+    ) -> None:
         self._config = config
         self._share_bytes_max = min(config.queue_bytes_max, config.principal_queue_bytes_max)
         self._commit = commit
+        self._admit = admit
         self.groups = Counter()
         self.writes = Counter()
         self.refused = Counter()
@@ -59,6 +65,7 @@ class CommitQueue:
         Waits at most `wait_seconds` for room. Raises Overloaded when there is none, LimitExceeded when the
         write is larger than the whole queue, Unavailable after `close`. Then `done` is not called.
         """
+        self._admit()
         share = write.share
         most = self._config.queue_bytes_max if share is None else self._share_bytes_max
         if write.nbytes > most:

@@ -25,6 +25,7 @@ from ..errors import InternalError, InvalidArgument, Overloaded, Unavailable
 from .failures import first_line, is_fatal, without_paths
 from .opened import opened_directories
 from .shares import Share
+from .wal import Found, replaying
 
 __all__ = ["SESSION_SETTINGS", "Database", "Lease", "State"]
 
@@ -99,6 +100,8 @@ class Database:
         self._generation = 0
         self._fatal_errors = 0
         self._last_fatal = ""
+        self._found = Found()  # in the WAL, at the last opening
+        self._opened_seconds = 0.0
         self._before_reopen: list[Callable[[], None]] = []
         self._claim()
         try:
@@ -126,6 +129,15 @@ class Database:
         """How many fatal errors there were, and the last one's text."""
         with self._changed:
             return self._fatal_errors, self._last_fatal
+
+    def opening(self) -> dict[str, Any]:
+        """Return how long the last opening took, and what it found in the WAL."""
+        return {
+            "open_seconds": round(self._opened_seconds, 6),
+            "replayed_bytes": self._found.nbytes - self._found.torn_bytes,
+            "replayed_commits": self._found.commits,
+            "torn_bytes": self._found.torn_bytes,
+        }
 
     def leases_out(self) -> int:
         """How many cursors are in use."""
@@ -273,16 +285,25 @@ class Database:
             settings["memory_limit"] = config.memory_limit
         if config.threads is not None:
             settings["threads"] = str(config.threads)
-        cores.roam()  # DuckDB's threads begin where this one is
-        try:
-            root = duckdb.connect(config.database, config=settings)
-        except duckdb.Error as error:
-            raise _cannot_open(config, error) from error
+        cores.roam()  # DuckDB\'s threads begin where this one is
+        root = self._opened(settings)
         if opens_something:  # which DuckDB takes only once it runs, and before these close it
             _load(root, config.allow_extensions)
             root.execute(f"SET allowed_directories = {_list(self._directories)}")
             for name, value in locked.items():
                 root.execute(f"SET {name} = {value}")
+        return root
+
+    def _opened(self, settings: dict[str, Any]) -> Any:
+        """Open the file, which replays its WAL."""
+        config = self._config
+        with contextlib.nullcontext(Found()) if not self._path else replaying(self._path) as found:
+            started = time.monotonic()
+            try:
+                root = duckdb.connect(config.database, config=settings)
+            except duckdb.Error as error:
+                raise _cannot_open(config, error) from error
+        self._found, self._opened_seconds = found, time.monotonic() - started
         return root
 
     def _reopen(self) -> None:
@@ -382,7 +403,10 @@ def _cannot_open(config: EngineConfig, error: duckdb.Error) -> Exception:
                 duckdb.connect(config={name: str(value)}).close()
             except duckdb.Error as refused:
                 return InvalidArgument(f'{name} "{value}": {first_line(str(refused))}')
-    return InternalError(f'cannot open database "{database}": {text}')
+    return InternalError(
+        f'cannot open database "{database}": {text}; nothing was changed. Copy it and its WAL before you '
+        "try anything: without the WAL a sound file opens as of its last checkpoint"
+    )
 
 
 def _looks_like_duckdb(path: Path) -> bool:

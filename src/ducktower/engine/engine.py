@@ -36,6 +36,7 @@ from .calls import Caller, Calls
 from .commit_queue import CommitQueue
 from .database import Database
 from .describing import Describer
+from .disk import Disk
 from .failures import translate
 from .group_commit import GroupCommitter
 from .guard import BEGIN_READ_ONLY, Guard, trail_of, who
@@ -74,11 +75,12 @@ class Engine:
         self._calls = Calls(self.config.watch_interval_seconds)
         self._database.before_reopen(lambda: self._calls.end_all("reopening"))
         self._committer = GroupCommitter(self._database, self._calls, self.config, self._commits, self._rows)
-        self._queue = CommitQueue(self.config, self._committer.commit)
+        self._disk = Disk(self.config, lambda: self._calls.end_kind("upload", "full"))
+        self._queue = CommitQueue(self.config, self._committer.commit, self._disk.admit)
         self._cache = BlockCache(self._database, self.config)
         self._cursors = Cursors(self._database, self._calls, self._cache, self.config)
         self._guard = Guard(self.config, self._database.catalog)
-        self._scripts = Scripts(self.config, tables_changed=self._tables_changed)
+        self._scripts = Scripts(self.config, self._disk.admit, tables_changed=self._tables_changed)
         self._known_tables = KnownTables(self._cursors)
         self._describer = Describer()
         self._sql_facts: SqlFacts | None = None  # the same for ever; found out by whoever asks first
@@ -358,6 +360,8 @@ class Engine:
             "uptime_seconds": round(time.time() - self.started, 3),
             "commit": self.commit,
             "fatal_errors": fatal_errors,
+            **self._database.opening(),
+            **self._disk.health(),
         }
         if last_fatal:
             health["last_fatal_error"] = last_fatal
@@ -377,6 +381,8 @@ class Engine:
             "queue_writes": waiting,
             "queue_bytes": waiting_bytes,
             "cursors": self._database.leases_out(),
+            **self._database.opening(),
+            **self._disk.health(),
             "commit_seconds": self._queue.commit_seconds.snapshot(),
         }
 
@@ -407,6 +413,7 @@ class Engine:
             log.warning("writes were still waiting for their commit after %g seconds", drain_seconds)
         self._committer.close()
         self._cache.close()
+        self._disk.close()
         self.sessions.close_idle()
         while self._database.leases_out() and time.monotonic() < deadline:
             time.sleep(0.01)
@@ -490,6 +497,7 @@ class Engine:
     def _put_alone(self, target: Target, schema: Any, caller: Caller, store: Callable[[Load, float], int]) -> Receipt:
         if not len(schema):
             raise InvalidArgument(f'table "{target.label}" needs at least one column')
+        self._disk.admit()
         with self._cursors.open("large write", "upload", target.label, caller) as (lease, call):
             load = Load(lease, self._database.catalog, target, schema, call)
             with self._cache.streaming():

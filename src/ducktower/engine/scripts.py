@@ -33,8 +33,9 @@ _BATCH_ROWS = 2_048
 class Scripts:
     """Safe from any thread; each run uses the cursor that it is given."""
 
-    def __init__(self, config: EngineConfig, tables_changed: Callable[[], None]) -> None:
+    def __init__(self, config: EngineConfig, admit: Callable[[], None], tables_changed: Callable[[], None]) -> None:
         self._config = config
+        self._admit_write = admit  # raises while the disk is nearly full
         self._tables_changed = tables_changed
         # Held by one statement that met a conflict, while it tries again: so somebody always gets through.
         self._turn = threading.Lock()
@@ -88,6 +89,7 @@ class Scripts:
         cursor.execute(begin)
         try:
             for statement in script[:-1]:
+                self._admit(statement)
                 _run(cursor, statement)
             if isinstance(parameters, Rows):
                 result = self.for_each(cursor, script[-1], parameters)
@@ -102,6 +104,7 @@ class Scripts:
 
     def for_each(self, cursor: Any, statement: Any, rows: Rows) -> tuple[int, Any]:
         """Run a statement once for each row of parameters; return all changed rows and all results, if it has any."""
+        self._admit(statement)
         if not statements.gives_changed_rows(statement):
             changed = 0
             for part in rows.parts():
@@ -122,6 +125,7 @@ class Scripts:
 
     def last(self, cursor: Any, statement: Any, parameters: Parameters) -> tuple[int, Any]:
         """Run one statement to its end; return its changed rows (-1: not counted) and its result, if it has one."""
+        self._admit(statement)
         relation = cursor.sql(statement, params=parameters)
         if relation is None:
             return -1, None
@@ -135,6 +139,10 @@ class Scripts:
         table = pa.Table.from_batches(batches, schema=reader.schema)
         changed = statements.changed_rows(statement, table)
         return (table.num_rows, table) if changed is None else (changed, None)
+
+    def _admit(self, statement: Any) -> None:
+        if statements.takes_space(statement):
+            self._admit_write()
 
     def _check_returned(self, nbytes: int) -> None:
         if nbytes > self._config.returned_bytes_max:

@@ -30,6 +30,7 @@ __all__ = [
     "parsed",
     "runs_alone",
     "script",
+    "takes_space",
     "verb",
 ]
 
@@ -66,6 +67,9 @@ _OPENING, _CLOSING = b"([{", b")]}"
 
 _CHANGE_ROWS = frozenset({"INSERT", "UPDATE", "DELETE", "MERGE_INTO"})
 _KEEP_TABLES = _QUERIES | _CHANGE_ROWS | {"SET", "TRANSACTION"}
+_TAKE_SPACE = frozenset(
+    {"INSERT", "UPDATE", "MERGE_INTO", "CREATE", "CREATE_FUNC", "ALTER", "COPY", "COPY_DATABASE", "EXPORT", "VACUUM"}
+)
 _CHANGE_NOTHING = frozenset({"SELECT", "SET", "PREPARE"})
 _RETURNING = re.compile(r"\breturning\b", re.IGNORECASE)
 
@@ -214,6 +218,11 @@ def changes_tables(statement: Any) -> bool:
 def changes_nothing(statement: Any) -> bool:
     """Whether nothing is stored by a statement of this kind. EXPLAIN may run what it explains."""
     return kind_of(statement) in _CHANGE_NOTHING
+
+
+def takes_space(statement: Any) -> bool:
+    """Whether a statement of this kind makes the files grow. Not so what an operator frees space with: DELETE, DROP."""
+    return kind_of(statement) in _TAKE_SPACE
 
 
 def changed_rows(statement: Any, result: Any) -> int | None:

@@ -1,0 +1,143 @@
+"""The write-ahead log beside a database file: how large it is, and what is in it before DuckDB replays it.
+
+DuckDB replays every whole commit and drops what follows the last one: a crash tears the log's end, and nothing there
+was acknowledged. But a log whose beginning or end was damaged later looks the same to DuckDB, is dropped as silently,
+and deleted with the next checkpoint. So the log is looked through before it is replayed, and what will not be
+replayed is kept.
+
+Owns reading those files and the copies of them. Must never change or delete a log.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import mmap
+import os
+import re
+import shutil
+import struct
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..errors import Unavailable
+
+__all__ = ["Found", "look_through", "replaying", "wal_bytes", "wal_path"]
+
+log = logging.getLogger(__name__)
+
+_NUMBER = rb"[\x80-\xff]*[\x00-\x7f]"
+_HEAD = re.compile(
+    rb"\x64\x00\x62\x65\x00" + _NUMBER + rb"(?:\x66\x00\x10(?:" + _NUMBER + rb"){16})?"
+    rb"(?:\x67\x00" + _NUMBER + rb")?\xff\xff",
+    re.DOTALL,
+)
+"""How a log begins: its version, then, by DuckDB's version, whose it is (16 bytes) and after how many checkpoints."""
+_HEAD_BYTES_MAX = 128
+_ENTRY = struct.Struct("<QQ")
+_COMMIT = b"\x64\x00\x64\xff\xff"
+"""The entry with which a transaction ends."""
+_SUFFIXES = (".wal", ".wal.checkpoint", ".wal.recovery")
+"""The log, the one that is written to while a checkpoint runs, and the one both are joined in after a crash."""
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """What is in a log."""
+
+    nbytes: int = 0
+    commits: int = 0
+    """Transactions that are there in whole."""
+    torn_bytes: int = 0
+    """What follows the last of them: it is not replayed."""
+
+
+def wal_path(database: str) -> Path:
+    """Return where DuckDB keeps the log of a database file."""
+    return Path(f"{database}.wal")
+
+
+def wal_bytes(database: str) -> int:
+    """Return the size of a database's log and of those that a checkpoint keeps beside it; 0 when there is none."""
+    return sum(_size(f"{database}{suffix}") for suffix in _SUFFIXES)
+
+
+def look_through(path: Path) -> Found:
+    """Count the whole commits of a log by the sizes that its entries have, without reading their contents.
+
+    Raises OSError when the file cannot be read. A log of a form that is not known has no whole commit.
+    """
+    if not _size(path):
+        return Found()
+    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+        size = len(data)
+        start = _first_entry(data)
+        if start is None:
+            return Found(size, 0, size)
+        commits, at, whole = 0, start, start
+        while at + _ENTRY.size <= size:
+            length, _ = _ENTRY.unpack_from(data, at)
+            begin, at = at + _ENTRY.size, at + _ENTRY.size + length
+            if not length or at > size:
+                break
+            if length == len(_COMMIT) and data[begin:at] == _COMMIT:
+                commits, whole = commits + 1, at
+        return Found(size, commits, size - whole)
+
+
+@contextlib.contextmanager
+def replaying(database: str) -> Iterator[Found]:
+    """Look through a database's log before the block opens the database, and tell afterwards what there was.
+
+    A log of which something will not be replayed is copied first. Raises Unavailable when it has no whole commit and
+    cannot be copied; else a copy that fails is only told of: a full disk must not keep what was acknowledged away.
+    """
+    found = look_through(wal_path(database))
+    kept = _kept(database, found) if found.torn_bytes else None
+    started = time.monotonic()
+    try:
+        yield found
+    except BaseException:
+        if kept is not None:  # what DuckDB does not open it leaves alone
+            kept.unlink(missing_ok=True)
+        raise
+    seconds = time.monotonic() - started
+    log.info("opened in %.3f seconds; the WAL had %d bytes, %d commits", seconds, found.nbytes, found.commits)
+    if kept is not None:
+        log.warning(
+            "the last %d of %d bytes of the WAL were no whole commit and were not replayed, as after a crash in the "
+            'middle of one; the WAL as it was is kept as "%s"',
+            found.torn_bytes,
+            found.nbytes,
+            kept,
+        )
+
+
+def _kept(database: str, found: Found) -> Path | None:
+    path = wal_path(database)
+    kept = path.with_name(f"{path.name}.torn-{time.strftime('%Y%m%dT%H%M%S', time.gmtime())}")
+    try:
+        shutil.copy2(path, kept)
+    except OSError as error:
+        kept.unlink(missing_ok=True)
+        if not found.commits:
+            raise Unavailable(
+                f'the WAL "{path}" is damaged and cannot be copied to be kept: {error.strerror}'
+            ) from error
+        log.warning("the torn end of the WAL, %d bytes, cannot be kept: %s", found.torn_bytes, error)
+        return None
+    return kept
+
+
+def _first_entry(data: mmap.mmap) -> int | None:
+    head = _HEAD.match(data[:_HEAD_BYTES_MAX])
+    return None if head is None else head.end()
+
+
+def _size(path: str | Path) -> int:
+    try:
+        return os.stat(path).st_size
+    except FileNotFoundError:
+        return 0

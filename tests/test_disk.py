@@ -1,0 +1,150 @@
+"""Opening after a crash, a damaged WAL, and a disk that is nearly full: told, refused, and over when it is over."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+
+import ducktower
+from ducktower.engine import Target
+from support.engines import batches, opened
+from support.servers import ServerProcess
+from support.waiting import until
+
+MIB = 1024 * 1024
+Start = Callable[..., ServerProcess]
+
+
+def crashed(start: Start) -> None:
+    """Leave a database and a WAL of 20 commits behind a server that was killed."""
+    server = start()
+    with ducktower.connect(server.url) as client:
+        client.execute("CREATE TABLE t AS SELECT i FROM range(1000) r(i)")
+        client.checkpoint()
+        for number in range(20):
+            client.ingest("t", [{"i": number}])
+    server.kill()
+
+
+def wal_of(database: Path) -> Path:
+    """Return the path of its WAL."""
+    return database.with_name(database.name + ".wal")
+
+
+def test_an_opening_tells_what_it_found(start_server: Start, database: Path) -> None:
+    """After kill -9 the log and health say how much was replayed; a torn end is kept, and no whole commit is lost."""
+    crashed(start_server)
+    wal = wal_of(database)
+    size = wal.stat().st_size
+    os.truncate(wal, size - 3)  # the last commit, torn in the middle
+    torn = wal.read_bytes()
+    server = start_server()
+    with ducktower.connect(server.url) as client:
+        health = client.health()
+        assert health["replayed_commits"] == 19
+        assert health["replayed_bytes"] + health["torn_bytes"] == size - 3
+        assert health["torn_bytes"] > 0
+        assert health["open_seconds"] > 0
+        assert client.query("SELECT count(*) AS n FROM t").to_pylist() == [{"n": 1019}]
+        assert client.statistics()["replayed_commits"] == 19
+    (kept,) = database.parent.glob("*.wal.torn-*")
+    assert kept.read_bytes() == torn
+    assert f"the WAL had {size - 3} bytes, 19 commits" in server.stderr
+    assert str(kept) in server.stderr
+
+
+@pytest.mark.parametrize("where", ["head", "middle"])
+def test_a_damaged_wal_is_never_lost(start_server: Start, database: Path, where: str) -> None:
+    """With its head gone DuckDB would drop all of it, and deletes it later: it is kept. In the middle: refused."""
+    crashed(start_server)
+    wal = wal_of(database)
+    damaged = bytearray(wal.read_bytes())
+    at = 4 if where == "head" else damaged.index(b"\x64\x00\x64\xff\xff", len(damaged) // 2) + 1
+    damaged[at : at + 4] = bytes(byte ^ 0xFF for byte in damaged[at : at + 4])
+    wal.write_bytes(damaged)
+    if where == "head":
+        with opened(database) as engine:
+            assert engine.health()["replayed_commits"] == 0
+        (kept,) = database.parent.glob("*.wal.torn-*")
+        assert kept.read_bytes() == damaged
+    else:
+        with pytest.raises(AssertionError, match=r"INTERNAL: cannot open database .*Copy it and its WAL"):
+            start_server()
+        assert wal.read_bytes() == damaged
+
+
+def test_writes_are_refused_while_the_disk_is_nearly_full(database: Path) -> None:
+    """Every kind of write is refused, an upload under way stopped, reads and DROP go on; then it is over by itself."""
+    disk = os.statvfs(database.parent)
+    enough = disk.f_bavail * disk.f_frsize - 192 * MIB
+    if enough < 512 * MIB:
+        pytest.skip("the disk of the tests is too full to make it fuller")
+    ballast = database.with_name("ballast")
+    with (
+        ducktower.serve(str(database), free_bytes_min=enough, disk_look_seconds=0.01) as server,
+        ducktower.connect(server.url, retry_seconds=0.01) as client,
+    ):
+        client.ingest("t", [{"i": 1}], mode="create")
+        client.ingest("other", [{"i": 1}], mode="create")
+        filled = threading.Event()
+
+        def rows() -> Iterator[pa.RecordBatch]:
+            yield pa.record_batch({"i": pa.array(range(500_000))})
+            filled.wait(30)
+            for _ in range(20_000):
+                yield pa.record_batch({"i": pa.array(range(1_000))})
+
+        uploading: list[ducktower.DucktowerError] = []
+
+        def upload() -> None:
+            try:
+                client.ingest("t", pa.RecordBatchReader.from_batches(pa.schema([("i", pa.int64())]), rows()))
+            except ducktower.DucktowerError as error:
+                uploading.append(error)
+
+        thread = threading.Thread(target=upload)
+        thread.start()
+        until(lambda: any(call["kind"] == "upload" for call in client.sessions()), "the upload")
+        with ballast.open("wb") as file:
+            os.posix_fallocate(file.fileno(), 0, 512 * MIB)
+        until(lambda: "warnings" in client.health(), "the warning")
+        filled.set()
+        thread.join(30)
+        assert [error.code for error in uploading] == ["OVERLOADED"]
+        large = pa.table({"i": range(500_000)})
+        for write in (
+            lambda: client.ingest("t", [{"i": 2}]),
+            lambda: client.ingest("t", large),
+            lambda: client.execute("INSERT INTO t VALUES (3)"),
+            lambda: client.execute("CREATE TABLE u AS FROM t"),
+        ):
+            with pytest.raises(ducktower.Overloaded, match="the disk is nearly full"):
+                write()
+        with client.appender("t") as appender, pytest.raises(ducktower.Overloaded, match="nearly full"):
+            appender.append({"i": 4}).result(30)
+        assert client.query("SELECT count(*) AS n FROM t").to_pylist() == [{"n": 1}]
+        client.execute("DROP TABLE other")
+        client.checkpoint()
+        ballast.unlink()
+        until(lambda: "warnings" not in client.health(), "the end of the warning")
+        assert client.ingest("t", large).rows == 500_000
+
+
+def test_a_large_wal_is_warned_of(database: Path) -> None:
+    """Past `wal_warn_bytes` health warns, and no more after a checkpoint."""
+    with opened(database, wal_warn_bytes=2_000, disk_look_seconds=0.01) as engine:
+        engine.execute("CREATE TABLE t (i BIGINT, v VARCHAR)")
+        with engine.read("FROM t") as reader:
+            reader.read_all()
+        engine.put(Target("t"), batches(1))
+        warned = until(lambda: engine.health().get("warnings"), "the warning")
+        assert warned is not None
+        assert "the WAL has" in warned[0]
+        assert engine.health()["wal_bytes"] > 2_000
+        engine.checkpoint()
+        until(lambda: "warnings" not in engine.health(), "its end")
