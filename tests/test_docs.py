@@ -181,3 +181,32 @@ def test_links_lead_somewhere(page: Path) -> None:
     """Every relative link of a page is a file or a directory of the project."""
     links = re.findall(r"\]\(([^)#\s]+)(?:#[^)]*)?\)", page.read_text())
     assert [link for link in links if "://" not in link and not (page.parent / link).exists()] == []
+
+
+def as_documented(name: str, value: float | None) -> str:
+    """Return a limit's default as docs/limits.md writes it, in the unit that its name says."""
+    if value is None:
+        return "none"
+    if "_bytes_" in name:
+        return f"{value // 2**20} MiB" if value % 2**20 == 0 else f"{value // 2**10} KiB"
+    return f"{value:,g} s" if name.endswith("_seconds") else f"{value:,}"
+
+
+def test_every_limit_is_documented_with_its_default_and_its_error() -> None:
+    """docs/limits.md has one row for each limit, whose default, code and retry are those of the code."""
+    limits = {
+        field.name: field.default
+        for kind in (EngineConfig, ServerConfig)
+        for field in fields(kind)
+        if field.name.endswith(("_max", "_seconds"))
+    }
+    page = (ROOT / "docs" / "limits.md").read_text()
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in page.splitlines() if line.startswith("| `")]
+    assert sorted(row[0].strip("`") for row in rows) == sorted(limits)
+    for row in rows:
+        name, default, what, code, retry, past = row
+        assert default == as_documented(name.strip("`"), limits[name.strip("`")]), name
+        assert what, name
+        assert past, name
+        expected = "-" if code == "-" else "yes" if CODES[code.strip("`")].retryable else "no"
+        assert retry == expected, name
