@@ -11,14 +11,18 @@ JOBS   ?= 2
 ATHERIS := 3.0.0
 # Inputs that `make fuzz` tries.
 RUNS   ?= 1000000
+# How long `make torture` goes on, and its plan of faults.
+SECONDS ?= 60
+SEED    ?= 1
 
-.PHONY: help demo test lint format bench fuzz proto lock record clean
+.PHONY: help demo test lint format bench torture fuzz proto lock record clean
 
 help:
 	@echo "make demo    run the main job: one DuckDB, two writers, one reader"
 	@echo "make test    run the tests"
 	@echo "make lint    ruff, mypy and the import contract"
 	@echo "make bench   measure, print the table, write JSON"
+	@echo "make torture kill the server and hurt the clients for a minute; count what is lost"
 	@echo "make fuzz    try a million inputs on whatever reads a client's bytes (Linux)"
 	@echo "make record  record the terminal demo again"
 	@echo "make proto   compile Flight SQL's messages again"
@@ -50,6 +54,9 @@ format: $(VENV)/.ready
 
 bench: $(VENV)/.ready
 	@$(BIN)/python -m benchmarks $(BENCH)
+
+torture: $(VENV)/.ready
+	@$(BIN)/python -m torture --seconds $(SECONDS) --seed $(SEED) $(TORTURE)
 
 fuzz: $(VENV)/.ready
 	@$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps "atheris==$(ATHERIS)"
