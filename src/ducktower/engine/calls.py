@@ -29,6 +29,8 @@ _ASKED_AT_ONCE = 16
 Python's lock held: asking for hundreds of them each time would take most of a core."""
 _GRACE_SECONDS = 5.0
 """How long a call that was asked to end may take for it, before its client is hung up on."""
+_STOPPING_GRACE_SECONDS = 0.5
+"""The same once the server stops: the drain was its time, and a client that reads no more must not lengthen it."""
 
 
 def _never() -> bool:
@@ -101,7 +103,8 @@ class Call:
                 return
             self._interrupt()
             self._asked_at = self._asked_at or now
-            if now - self._asked_at > _GRACE_SECONDS and not self._hung_up:
+            grace = _STOPPING_GRACE_SECONDS if self.reason == "stopping" else _GRACE_SECONDS
+            if now - self._asked_at > grace and not self._hung_up:
                 self._hung_up = True
                 self.caller.hang_up()
 
