@@ -187,7 +187,7 @@ def as_documented(name: str, value: float | None) -> str:
     """Return a limit's default as docs/limits.md writes it, in the unit that its name says."""
     if value is None:
         return "none"
-    if "_bytes_" in name:
+    if "_bytes" in name:
         return f"{value // 2**20} MiB" if value % 2**20 == 0 else f"{value // 2**10} KiB"
     return f"{value:,g} s" if name.endswith("_seconds") else f"{value:,}"
 
@@ -198,7 +198,7 @@ def test_every_limit_is_documented_with_its_default_and_its_error() -> None:
         field.name: field.default
         for kind in (EngineConfig, ServerConfig)
         for field in fields(kind)
-        if field.name.endswith(("_max", "_seconds"))
+        if field.name.endswith(("_max", "_min", "_seconds", "_warn_bytes"))
     }
     page = (ROOT / "docs" / "limits.md").read_text()
     rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in page.splitlines() if line.startswith("| `")]
