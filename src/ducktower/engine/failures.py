@@ -61,6 +61,12 @@ _TELLS_PATHS = (
 )
 _PATH = re.compile(r"""["'](?:/|[A-Za-z]:[\\/])[^"']*["']|(?<![\w.<>/])/(?:[^\s/"']+/)+[^\s"',;]+""")
 
+_FILE_CLOSED = re.compile(
+    r'file system operations are disabled by configuration|Unique file handle conflict: Cannot attach "__duckdb_reader_'
+)
+"""How DuckDB refuses to read a file that SQL names as a table: one that is closed, and, in other words, the one that is
+served. Told alike, or the difference would tell where that is."""
+
 _HINT = re.compile(
     r"""\n\s*(?:Did you mean|Candidate extensions:).*|\s*Use "SET max_expression_depth[^"]*"[^.]*\.""", re.DOTALL
 )
@@ -94,6 +100,8 @@ def translate(error: BaseException, call: Call | None = None) -> DucktowerError:
     if asked is not None:
         return asked
     text = first_line(str(error))
+    if isinstance(error, duckdb.Error) and _FILE_CLOSED.search(text):
+        return Forbidden("the file is not open to SQL on this server")
     if isinstance(error, _TELLS_PATHS):
         text = without_paths(text, "" if call is None else call.text)
     if isinstance(error, duckdb.TransactionException):

@@ -28,6 +28,7 @@ from ..errors import InvalidArgument, Unavailable
 from ..malloc import keep_freed_memory
 from .audit import AuditLog
 from .auth import Authenticator, check_address
+from .closed_mark import ClosedMark
 from .connections import cut
 from .flight import Listener
 from .flight_sql import FlightSql
@@ -51,12 +52,14 @@ class FlightServer:
     """One DuckDB database, served. Use it as a context manager, or call `start` and `close`.
 
     Raises, from `start`: Unavailable when the port or the database file is taken, InvalidArgument for a file
-    that is no database, or no token file, Forbidden for an address that needs tokens, TLS or `insecure`.
+    that is no database, or no token file, Forbidden for an address that needs tokens, TLS or `insecure`, and for a
+    database that was served with tokens and has none now.
     """
 
     def __init__(self, engine: EngineConfig | None = None, server: ServerConfig | None = None) -> None:
         self._engine_config = engine or EngineConfig()
         self._config = server or ServerConfig()
+        self._mark = ClosedMark(self._engine_config.database)
         # Set by start, used by close; both belong to the thread that owns the server, except that close may
         # come from another one once.
         self._engine: Engine | None = None
@@ -74,7 +77,10 @@ class FlightServer:
     def start(self) -> FlightServer:
         """Open the database and accept calls. Returns itself."""
         self._tls = tls_of(self._config, self._beside(".tls"))
-        self._logins = logins = Logins(self._token_file(), self._config.token_look_seconds, self._end_over)
+        file = self._token_file()
+        self._logins = logins = Logins(file, self._config.token_look_seconds, self._end_over)
+        if not logins.asks:
+            self._mark.check(None if file is None else file.path)
         check_address(self._config, asks=logins.asks, encrypts=self._tls is not None)
         keep_freed_memory()
         if self._config.one_core:
@@ -94,6 +100,8 @@ class FlightServer:
             self._close_audit()
             raise
         try:
+            if logins.asks:
+                self._mark.put()
             self._visits = visits = Visits(self._engine, Authenticator(logins), self._config)
             self._plain = PlainFlight(self._engine, self._config, lambda: {"failed_logins": visits.failed_logins.count})
             self._sql = FlightSql(self._engine, self._config)
@@ -211,7 +219,14 @@ class FlightServer:
     def _closed_paths(self) -> tuple[str, ...]:
         """Return the files of the server's own that SQL must not reach, whatever is opened to it."""
         config = self._config
-        own = (config.token_file, config.tls_cert, config.tls_key, config.tls_client_ca, config.audit_log)
+        own = (
+            config.token_file,
+            config.tls_cert,
+            config.tls_key,
+            config.tls_client_ca,
+            config.audit_log,
+            self._mark.path,
+        )
         beside = (self._beside(".tokens"), self._beside(".tls"))
         named = [str(path) for path in (*own, *beside) if path is not None]
         return (*self._engine_config.closed_paths, *named)
@@ -222,6 +237,8 @@ class FlightServer:
         if engine is None or logins is None or listener is None or self._visits is None or self._sql is None:
             return
 
+        self._note_closed(logins)
+
         def over(principal: Principal) -> bool:
             return not logins.lives(principal)
 
@@ -231,6 +248,14 @@ class FlightServer:
         if self._plain is not None:
             self._plain.part_with(over)
         listener.hang_up_on_over(_OVER_GRACE_SECONDS)
+
+    def _note_closed(self, logins: Logins) -> None:
+        if not logins.asks:
+            return
+        try:
+            self._mark.put()
+        except InvalidArgument as error:
+            log.error("%s; after a restart without its token file the server would be open", error)  # noqa: TRY400 - the text says all
 
     def _close_audit(self) -> None:
         if self._audit is not None:
