@@ -171,7 +171,7 @@ class TestUsage:
         """A flag's name is that of the setting behind it."""
         commands = typer.main.get_command(app).commands  # type: ignore[attr-defined]
         settings = {one.name for config in (EngineConfig, ServerConfig) for one in fields(config)}
-        own = {"log_level", "query_timeout", "upload_timeout", "allow_path", "allow_extension"}
+        own = {"log_level", "query_timeout", "upload_timeout", "allow_path", "allow_extension", "min_free_space"}
         assert {option.name for option in commands["serve"].params} - own - {"help"} <= settings
 
     def test_the_reference_is_up_to_date(self) -> None:

@@ -218,7 +218,7 @@ class TestTheAddress:
             assert process.stdout is not None
             assert process.stderr is not None
             url = process.stdout.readline().split()[1]
-            lines = [process.stderr.readline() for _ in range(3)]
+            lines = [process.stderr.readline() for _ in range(4)]  # what the database had to replay is one of them
             assert url.startswith("grpc+tls://127.0.0.1:")
             (fingerprint,) = [line.split()[-1] for line in lines if "fingerprint" in line]
             assert [line for line in lines if line.startswith("open: ")]
