@@ -52,6 +52,9 @@ def test_numbers_say_their_unit() -> None:
                 assert field.name.endswith(
                     (
                         "_bytes_max",
+                        "writers_max",
+                        "_outcomes_max",
+                        "_chars_max",
                         "_bytes_min",
                         "_bytes",
                         "_writes_max",

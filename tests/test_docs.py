@@ -189,7 +189,7 @@ def as_documented(name: str, value: float | None) -> str:
         return "none"
     if "_bytes" in name:
         return f"{value // 2**20} MiB" if value % 2**20 == 0 else f"{value // 2**10} KiB"
-    return f"{value:,g} s" if name.endswith("_seconds") else f"{value:,}"
+    return f"{value:,.10g} s" if name.endswith("_seconds") else f"{value:,}"
 
 
 def test_every_limit_is_documented_with_its_default_and_its_error() -> None:

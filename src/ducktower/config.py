@@ -75,6 +75,15 @@ class EngineConfig(_Checked):
     plans_max: int = 256
     """Prepared inserts kept, one for each table and Arrow schema in use."""
 
+    writers_max: int = 4_096
+    """Named writers that are remembered; past it a new one is refused with LIMIT_EXCEEDED."""
+    writer_outcomes_max: int = 1_024
+    """Last writes of each writer whose outcome is remembered: a repeat of an older one is refused."""
+    writer_silent_seconds: float = 30 * 86_400.0
+    """A writer that wrote nothing for so long is forgotten when the ledger is pruned, and begins with 1 again."""
+    writer_name_chars_max: int = 255
+    """Longest name of a writer, in characters."""
+
     reads_in_flight_max: int = 256
     large_writes_in_flight_max: int = 32
     executes_in_flight_max: int = 64

@@ -39,7 +39,7 @@ from .pending import Receipt
 from .pinning import fingerprint_of, pin
 from .write_stream import WriteStream, WriteStreams
 
-__all__ = ["Executed", "FlightClient", "Receipt", "connect"]
+__all__ = ["Executed", "FlightClient", "Receipt", "WriterState", "connect"]
 
 T = TypeVar("T")
 
@@ -65,6 +65,14 @@ class Executed(NamedTuple):
     rows: int
     commit: int
     table: pa.Table | None
+
+
+class WriterState(NamedTuple):
+    """How far a writer came: the sequence of its last write, the rows of all of its writes, the last one's commit."""
+
+    sequence: int
+    rows: int
+    commit: int
 
 
 class FlightClient:
@@ -144,6 +152,8 @@ class FlightClient:
         schema_name: str | None = None,
         mode: str = "append",
         key: Sequence[str] | None = None,
+        writer: str | None = None,
+        sequence: int | None = None,
     ) -> Receipt:
         """Store `data` in one durable, atomic write.
 
@@ -151,12 +161,27 @@ class FlightClient:
         a list of dicts, a dict of columns, an iterable of batches or dicts, or anything with
         `__arrow_c_stream__`. Readers and iterables are streamed in bounded memory; when one raises, nothing is
         stored. Columns match by name. `mode` is append, create, replace, create_append or upsert (with `key`).
+
+        With `writer` and `sequence`, 1 for a writer's first write and then one more each time, the write takes effect
+        once, however often it is sent: a repeat returns the first receipt, and data that is in memory is sent again
+        when the connection breaks. Raises InvalidArgument for a sequence that is not the next one or that was stored
+        with other data.
         """
-        put = Put(table, schema_name or "main", mode, _key(key))
+        if (writer is None) != (sequence is None):
+            raise InvalidArgument("writer and sequence belong together")
+        put = Put(table, schema_name or "main", mode, _key(key), writer, sequence or 0)
         arrow = to_arrow(data)
         if isinstance(arrow, pa.Table):
-            return self._retried(lambda: self._put(put, arrow), Overloaded, Conflict)
+            safe = (Overloaded, Conflict) if writer is None else (Overloaded, Conflict, Unavailable)
+            return self._retried(lambda: self._put(put, arrow), *safe)
         return self._stream(put, arrow)
+
+    def writer(self, name: str) -> WriterState:
+        """Return how far this caller's writer of that name came; zeros when it never wrote."""
+        body = to_json({"writer": name})
+        found = self._retried(lambda: self._action("writer", body), Unavailable, Overloaded)
+        state = json.loads(found[0])
+        return WriterState(int(state["sequence"]), int(state["rows"]), int(state["commit"]))
 
     def execute(self, sql: str, parameters: Sequence[Any] | dict[str, Any] | None = None) -> Executed:
         """Run SQL that writes: one statement or a script, all or nothing.

@@ -12,6 +12,7 @@ __all__ = ["list_tables", "table_rows", "table_schema"]
 _TABLES = """
 SELECT schema_name, table_name, 'BASE TABLE' AS table_type, estimated_size AS rows, column_count AS columns
 FROM duckdb_tables() WHERE database_name = $catalog AND NOT internal AND NOT temporary
+    AND schema_name <> '_ducktower'
 UNION ALL
 SELECT schema_name, view_name, 'VIEW', NULL, column_count
 FROM duckdb_views() WHERE database_name = $catalog AND NOT internal AND NOT temporary

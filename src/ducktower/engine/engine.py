@@ -43,6 +43,7 @@ from .guard import BEGIN_READ_ONLY, Guard, trail_of, who
 from .inserts import table_exists, table_name
 from .known_tables import KnownTables
 from .leasing import Cursors
+from .ledger import Ledger, WriterState, fingerprint
 from .loads import Load
 from .parameters import Parameters
 from .reading import stream
@@ -55,7 +56,7 @@ from .sight import seen_of
 from .sql_facts import SqlFacts, sql_facts
 from .trails import add_rows, note_rows
 from .uploads import UploadLimit
-from .words import Executed, Outcome, PlanKey, Receipt, SlowWrite, Target, Write
+from .words import Claim, Executed, Outcome, PlanKey, Receipt, SlowWrite, Target, Write
 
 __all__ = ["Engine"]
 
@@ -74,7 +75,11 @@ class Engine:
         self._database = Database(self.config)
         self._calls = Calls(self.config.watch_interval_seconds)
         self._database.before_reopen(lambda: self._calls.end_all("reopening"))
-        self._committer = GroupCommitter(self._database, self._calls, self.config, self._commits, self._rows)
+        self._ledger = Ledger(self.config, self._database.catalog)
+        self._database.before_reopen(self._ledger.forget)
+        self._committer = GroupCommitter(
+            self._database, self._calls, self.config, self._commits, self._rows, self._ledger
+        )
         self._disk = Disk(self.config, lambda: self._calls.end_kind("upload", "full"))
         self._queue = CommitQueue(self.config, self._committer.commit, self._disk.admit)
         self._cache = BlockCache(self._database, self.config)
@@ -274,26 +279,54 @@ class Engine:
 
     # -- writing --------------------------------------------------------------------------------------
 
-    def put(self, target: Target, reader: Any, caller: Caller | None = None) -> Receipt:
+    def put(
+        self,
+        target: Target,
+        reader: Any,
+        caller: Caller | None = None,
+        *,
+        writer: str | None = None,
+        sequence: int = 0,
+    ) -> Receipt:
         """Store what `reader` (pyarrow.RecordBatchReader) gives, all or nothing, and return after COMMIT.
 
         Up to `small_write_bytes_max` it is collected and committed with its group, beyond that it streams into
-        a transaction of its own.
+        a transaction of its own. With the name of a `writer` it takes effect once however often it is sent: a repeat
+        returns the first receipt. Raises InvalidArgument for a sequence that is not the writer's next, and for one
+        that had other content.
         """
         caller = caller or Caller()
         if caller.trail is not None:
             note_rows(caller.trail, target)
         self._guard.admit_rows(caller.principal, target.schema, target.table, target.mode)
+        claim = None if writer is None else self._claim(caller.principal, writer, sequence)
         if self.config.upload_bytes_max is None:
-            receipt = self._put(target, reader, caller)
+            receipt = self._put(target, reader, caller, claim)
         else:
             limit = UploadLimit(self.config.upload_bytes_max)
             with limit.told():
-                receipt = self._put(target, limit.bounded(reader), caller)
+                receipt = self._put(target, limit.bounded(reader), caller, claim)
         add_rows(caller.trail, receipt.rows)
         return receipt
 
-    def _put(self, target: Target, reader: Any, caller: Caller) -> Receipt:
+    def writer(self, name: str, caller: Caller | None = None) -> WriterState:
+        """Return how far the caller's writer of that name came."""
+        principal = who(caller)
+        principal.require("writer", "ask for a writer")
+        key = self._claim(principal, name, 1).key
+        with self._cursors.open("internal", "look at a writer", "", caller) as (lease, _):
+            return self._ledger.state(lease.cursor, key)
+
+    def _claim(self, principal: Principal, writer: str, sequence: int) -> Claim:
+        if not 1 <= len(writer) <= self.config.writer_name_chars_max:
+            raise InvalidArgument(
+                f"a writer's name has 1 to {self.config.writer_name_chars_max} characters, not {len(writer)}"
+            )
+        if sequence < 1:
+            raise InvalidArgument(f"the sequences of a writer begin with 1, not {sequence}")
+        return Claim(principal.name, writer, sequence, 0)
+
+    def _put(self, target: Target, reader: Any, caller: Caller, claim: Claim | None) -> Receipt:
         schema = plain_schema(reader.schema)
         if schema != reader.schema.remove_metadata():
             reader = reader.cast(schema)
@@ -308,7 +341,9 @@ class Engine:
                 nbytes += batch.nbytes
                 if nbytes > self.config.small_write_bytes_max:
                     caller.taken()  # from here on `upload_timeout_seconds` counts
-                    return self._put_stream(target, schema, itertools.chain(ahead, reader), caller)
+                    if claim is not None:
+                        claim = claim._replace(fingerprint=fingerprint(target, schema, ahead))
+                    return self._put_stream(target, schema, itertools.chain(ahead, reader), caller, claim)
             caller.taken()
         except pa.ArrowException as error:
             if caller.gone():
@@ -319,7 +354,9 @@ class Engine:
         if caller.over():
             raise Unauthenticated("the token was revoked or has expired; nothing was stored")
         batches = [batch.replace_schema_metadata(None) for batch in ahead]
-        return self._put_small(target, schema, batches, nbytes, caller)
+        if claim is not None:
+            claim = claim._replace(fingerprint=fingerprint(target, schema, batches))
+        return self._put_small(target, schema, batches, nbytes, caller, claim)
 
     def appending(self, target: Target, schema: Any, caller: Caller | None = None) -> Appending:
         """Open a stream of small writes to `target`, whose batches have the pyarrow.Schema `schema`."""
@@ -453,7 +490,17 @@ class Engine:
         self._guard.forget()
         self._known_tables.forget()
 
-    def _put_small(self, target: Target, schema: Any, batches: list[Any], nbytes: int, caller: Caller) -> Receipt:
+    def _put_small(
+        self,
+        target: Target,
+        schema: Any,
+        batches: list[Any],
+        nbytes: int,
+        caller: Caller,
+        claim: Claim | None,
+    ) -> Receipt:
+        if not len(schema) and claim is not None:
+            raise InvalidArgument("a write with a writer and a sequence needs columns")
         if not len(schema) and target.mode in ("append", "upsert"):
             self.table_schema(target, caller)  # nothing at all was sent: the table must be there all the same
             return Receipt(0, self.commit)
@@ -463,7 +510,7 @@ class Engine:
             if there:
                 target = Target(target.table, target.schema)
         if target.mode in ("append", "upsert") and len(schema) <= self.config.queue_columns_max:
-            outcome = self._queued(target, schema, batches, nbytes, self._cursors.shares.of(caller.principal))
+            outcome = self._queued(target, schema, batches, nbytes, self._cursors.shares.of(caller.principal), claim)
             if not isinstance(outcome, (Conflict, SlowWrite)):
                 if isinstance(outcome, DucktowerError):
                     raise outcome
@@ -471,9 +518,17 @@ class Engine:
                 return outcome
             # A long transaction holds the rows, or these rows take long: wait beside the queue, not in it.
         table = pa.Table.from_batches(batches, schema=schema)
-        return self._put_alone(target, schema, caller, lambda load, retry: load.table(table, retry))
+        return self._put_alone(target, schema, caller, claim, lambda load, retry: load.table(table, retry))
 
-    def _queued(self, target: Target, schema: Any, batches: list[Any], nbytes: int, share: Share | None) -> Outcome:
+    def _queued(
+        self,
+        target: Target,
+        schema: Any,
+        batches: list[Any],
+        nbytes: int,
+        share: Share | None,
+        claim: Claim | None,
+    ) -> Outcome:
         outcomes: list[Outcome] = []
         # A bare lock is the cheapest way to wake one waiter: an Event or a Future wakes through a Condition.
         answered = threading.Lock()
@@ -484,25 +539,49 @@ class Engine:
             answered.release()
 
         rows = sum(batch.num_rows for batch in batches)
-        self._queue.submit(Write(PlanKey(target, schema), batches, rows, nbytes, done, share=share))
+        claims = () if claim is None else (claim,)
+        self._queue.submit(Write(PlanKey(target, schema), batches, rows, nbytes, done, share=share, claims=claims))
         limit = self.config.query_timeout_seconds
         if not answered.acquire(timeout=-1 if limit is None else limit):
             return TimedOut(f"the commit took more than {limit:g} seconds; whether it was stored is not known")
         return outcomes[0]
 
-    def _put_stream(self, target: Target, schema: Any, batches: Iterable[Any], caller: Caller) -> Receipt:
+    def _put_stream(
+        self, target: Target, schema: Any, batches: Iterable[Any], caller: Caller, claim: Claim | None
+    ) -> Receipt:
         reader = pa.RecordBatchReader.from_batches(schema, messages_of_stream(batches))
-        return self._put_alone(target, schema, caller, lambda load, retry: load.stream(reader, retry))
+        asked = False
 
-    def _put_alone(self, target: Target, schema: Any, caller: Caller, store: Callable[[Load, float], int]) -> Receipt:
+        def store(load: Load, retry_seconds: float) -> int:
+            nonlocal asked
+            asked = True
+            return load.stream(reader, retry_seconds)
+
+        receipt = self._put_alone(target, schema, caller, claim, store)
+        # A repeat's client sends all of it before it listens.
+        if not asked and sum(batch.num_rows for batch in reader) != receipt.rows:
+            raise InvalidArgument("this sequence of the writer was stored with other rows; nothing was stored now")
+        return receipt
+
+    def _put_alone(
+        self,
+        target: Target,
+        schema: Any,
+        caller: Caller,
+        claim: Claim | None,
+        store: Callable[[Load, float], int],
+    ) -> Receipt:
         if not len(schema):
             raise InvalidArgument(f'table "{target.label}" needs at least one column')
         self._disk.admit()
         with self._cursors.open("large write", "upload", target.label, caller) as (lease, call):
-            load = Load(lease, self._database.catalog, target, schema, call)
-            with self._cache.streaming():
-                rows = store(load, self.config.conflict_retry_seconds)
+            with self._ledger.turn(lease.cursor, claim, self._commits.add) as turn:
+                if turn.first is not None:
+                    return turn.first
+                load = Load(lease, self._database.catalog, target, schema, call, turn.before_commit)
+                with self._cache.streaming():
+                    rows = store(load, self.config.conflict_retry_seconds)
             if target.mode not in ("append", "upsert"):
                 self._tables_changed()
             self._rows.add(rows)
-            return Receipt(rows, self._commits.add())
+            return Receipt(rows, turn.commit())

@@ -16,7 +16,7 @@ import secrets
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import duckdb
@@ -29,7 +29,8 @@ from .calls import Call, Caller, Calls
 from .database import Database, Lease
 from .failures import first_line, is_fatal, translate
 from .inserts import Source, diagnose, insert_sql, table_columns
-from .words import Divided, Outcome, PlanKey, Receipt, SlowWrite, Target, Write
+from .ledger import LEDGER, Ledger, Row
+from .words import Claim, Divided, Outcome, PlanKey, Receipt, SlowWrite, Target, Write
 
 __all__ = ["GroupCommitter"]
 
@@ -100,8 +101,17 @@ class _PlanError(Exception):
 class GroupCommitter:
     """Commits groups. `commit` is the function that the commit queue is given."""
 
-    def __init__(self, database: Database, calls: Calls, config: EngineConfig, commits: Counter, rows: Counter) -> None:
+    def __init__(
+        self,
+        database: Database,
+        calls: Calls,
+        config: EngineConfig,
+        commits: Counter,
+        rows: Counter,
+        ledger: Ledger,
+    ) -> None:
         self._database = database
+        self._ledger = ledger
         self._calls = calls
         self._config = config
         self._commits = commits
@@ -128,7 +138,7 @@ class GroupCommitter:
             outcomes: dict[int, Outcome] = {}
             ready = self._without_slow(writes, outcomes) if self._slow else list(writes)
             if ready:
-                self._commit(lease, ready, outcomes)
+                self._admitted(lease, ready, outcomes)
             return [outcomes[id(write)] for write in writes]
 
     def forget_plans(self) -> None:
@@ -148,8 +158,38 @@ class GroupCommitter:
 
     # -- one group ------------------------------------------------------------------------------------
 
-    def _commit(
+    def _admitted(
         self, lease: Lease, writes: list[Write], outcomes: dict[int, Outcome], *, was_slow: bool = False
+    ) -> None:
+        """Commit what the ledger has no answer to; `_commit` alone for writes without a writer's name."""
+        if not any(write.claims for write in writes):
+            self._commit(lease, writes, outcomes, was_slow=was_slow)
+            return
+        try:
+            ready, later, held = self._ledger.admit(lease.cursor, writes, outcomes)
+        except duckdb.Error as error:
+            self._give_up(writes, error, outcomes)
+            return
+        if ready:
+            self._commit(lease, ready, outcomes, was_slow=was_slow, held=held)
+        if len(later) == 1 and later[0].parts and not ready:
+            self._by_parts(lease, later[0], outcomes)
+        elif later and not ready:
+            for write in later:  # what was put off first has nothing to wait for any more
+                self._admitted(lease, [write], outcomes)
+        elif later:
+            self._admitted(lease, later, outcomes)
+        with contextlib.suppress(duckdb.Error):
+            self._ledger.prune(lease.cursor)
+
+    def _commit(
+        self,
+        lease: Lease,
+        writes: list[Write],
+        outcomes: dict[int, Outcome],
+        *,
+        was_slow: bool = False,
+        held: set[tuple[str, str]] | None = None,
     ) -> None:
         """Commit all in one transaction. When that fails, find the bad ones by halves and commit the others.
 
@@ -157,19 +197,26 @@ class GroupCommitter:
         reach the other members, hence the broad `except`.
         """
         try:
-            self._transaction(lease, writes)
+            number = self._transaction(lease, writes, held)
         except _PlanError as error:
             culprits = [write for write in writes if write.key == error.key]
             others = [write for write in writes if write.key != error.key]
             if is_fatal(error.cause):
                 self._give_up(writes, error.cause, outcomes)
                 return
+            if not culprits:  # the ledger itself
+                failed = translate(error.cause)
+                outcomes.update((id(write), failed) for write in writes)
+                return
+            if others and _share_a_writer(culprits, others):  # which must be stored in their order
+                self._divide(lease, writes, error.cause, outcomes)
+                return
             if others:
-                self._commit(lease, others, outcomes)
+                self._admitted(lease, others, outcomes)
             if error.slow and was_slow:
                 self._put_aside(culprits, outcomes)
             elif error.slow:
-                self._commit(lease, culprits, outcomes, was_slow=True)
+                self._admitted(lease, culprits, outcomes, was_slow=True)
             elif not error.planned:
                 outcomes.update((id(write), translate(error.cause)) for write in culprits)
             else:
@@ -180,7 +227,6 @@ class GroupCommitter:
             else:
                 self._divide(lease, writes, error, outcomes)
         else:
-            number = self._commits.add()
             self._rows.add(sum(write.rows for write in writes))
             for write in writes:
                 outcomes[id(write)] = Receipt(write.rows, number)
@@ -197,8 +243,16 @@ class GroupCommitter:
             outcomes[id(write)] = Divided([of_parts[id(part)] for part in parts])  # type: ignore[misc]  # parts have none
             return
         middle = len(writes) // 2
-        self._commit(lease, writes[:middle], outcomes)
-        self._commit(lease, writes[middle:], outcomes)
+        self._admitted(lease, writes[:middle], outcomes)
+        self._admitted(lease, writes[middle:], outcomes)
+
+    def _by_parts(self, lease: Lease, write: Write, outcomes: dict[int, Outcome]) -> None:
+        """Look at the writes of a message one by one: some of them were stored before."""
+        of_parts: dict[int, Outcome] = {}
+        parts = write.divided()
+        for part in parts:
+            self._admitted(lease, [part], of_parts)
+        outcomes[id(write)] = Divided([of_parts[id(part)] for part in parts])  # type: ignore[misc]  # parts have none
 
     def _alone(self, lease: Lease, write: Write, failure: Exception) -> Outcome:
         """Try a write that failed alone again when that may help, or find the error that names the thing."""
@@ -209,8 +263,14 @@ class GroupCommitter:
             self._forget(lease.cursor, write.key)
             if attempt:
                 time.sleep(_TRY_PAUSE_SECONDS)
+            held = None
+            if write.claims:
+                of_claim: dict[int, Outcome] = {}
+                ready, _, held = self._ledger.admit(lease.cursor, [write], of_claim)
+                if not ready:
+                    return of_claim[id(write)]
             try:
-                self._transaction(lease, [write])
+                number = self._transaction(lease, [write], held)
             except _PlanError as error:
                 self._database.note(error.cause)
                 failure = error.cause
@@ -219,7 +279,7 @@ class GroupCommitter:
                 failure = error
             else:
                 self._rows.add(write.rows)
-                return Receipt(write.rows, self._commits.add())
+                return Receipt(write.rows, number)
         return self._reason(lease.cursor, write, failure)
 
     def _give_up(self, writes: list[Write], error: Exception, outcomes: dict[int, Outcome]) -> None:
@@ -263,11 +323,25 @@ class GroupCommitter:
             if plan is not None:
                 plan.empty()
 
-    def _transaction(self, lease: Lease, writes: list[Write]) -> None:
-        """Store all of `writes` or nothing. Raises _PlanError when it is known whose members failed."""
+    def _transaction(self, lease: Lease, writes: list[Write], held: set[tuple[str, str]] | None = None) -> int:
+        """Store all of `writes` or nothing, return the commit. Raises _PlanError when it is known whose members failed.
+
+        The writers in `held` are free again after it.
+        """
+        try:
+            return self._store(lease, writes, held)
+        finally:
+            self._ledger.release(held or set())
+
+    def _store(self, lease: Lease, writes: list[Write], held: set[tuple[str, str]] | None) -> int:
         by_key: dict[PlanKey, list[Any]] = {}
         for write in writes:
             by_key.setdefault(write.key, []).extend(write.batches)
+        lines: list[Row] = []
+        if held:
+            number = self._commits.add()  # before COMMIT, because the ledger says it
+            lines = self._ledger.lines(_claimed(writes), number)
+            by_key[LEDGER] = [self._ledger.batch(lines)]
         call = self._calls.start(
             "commit",
             writes[0].key.target.label,
@@ -280,16 +354,29 @@ class GroupCommitter:
             if len(by_key) == 1:  # one statement is its own transaction, and a third cheaper
                 self._run_plans(cursor, by_key, call)
             else:
+                for key in by_key:  # first: a plan that was made in a transaction goes with it
+                    self._planned(cursor, key, call)
                 cursor.execute("BEGIN TRANSACTION")
                 self._run_plans(cursor, by_key, call)
                 cursor.execute("COMMIT")
-        except BaseException:
+        except BaseException as error:
             # Also without a BEGIN: a statement whose own COMMIT the disk refused can leave one open.
             with contextlib.suppress(duckdb.Error):
                 cursor.execute("ROLLBACK")
+            if held and not isinstance(error, _PlanError):
+                self._ledger.forget()  # a COMMIT that failed may have stored it
             raise
+        else:
+            self._ledger.stored(lines)
         finally:
             self._calls.finish(call)
+        return number if lines else self._commits.add()
+
+    def _planned(self, cursor: Any, key: PlanKey, call: Call) -> None:
+        try:
+            self._plan(cursor, key)
+        except Exception as error:
+            raise _PlanError(key, error, call, planned=False) from error
 
     def _run_plans(self, cursor: Any, by_key: dict[PlanKey, list[Any]], call: Call) -> None:
         for key, batches in by_key.items():
@@ -325,3 +412,13 @@ class GroupCommitter:
         plan = self._plans.pop(key, None)
         if plan is not None:
             plan.drop(cursor)
+
+
+def _claimed(writes: list[Write]) -> Iterator[tuple[Claim, int]]:
+    for write in writes:
+        yield from zip(write.claims, write.parts or (write.rows,), strict=False)
+
+
+def _share_a_writer(some: list[Write], others: list[Write]) -> bool:
+    writers = {claim.key for write in some for claim in write.claims[:1]}
+    return any(claim.key in writers for write in others for claim in write.claims[:1])

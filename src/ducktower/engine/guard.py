@@ -19,6 +19,7 @@ from . import statements
 from .access import LOCAL, Principal, Role, Trail
 from .calls import Caller
 from .database import SESSION_SETTINGS
+from .ledger import SCHEMA
 from .sandbox import Sandbox
 from .sight import Sight, seen_of, sees, unseen
 from .trails import note_script
@@ -50,6 +51,13 @@ _EXPLAIN = re.compile(
     r"\s*EXPLAIN\s+(?:ANALY[SZ]E\s+)?(?:\([\w\s,']*\)\s*)?\(*\s*([A-Za-z]+)", re.IGNORECASE | re.ASCII
 )
 _USE = re.compile(rf"\s*USE\s+{_NAME}(?:\s*\.\s*{_NAME})?\s*;?\s*", re.IGNORECASE | re.ASCII)
+
+
+_PATH = re.compile(r"\b(?:search_path|schema)\b")
+_PLAIN_PATH = re.compile(
+    r"\s*(?:(?:re)?set\s+(?:session\s+|local\s+)?|pragma\s+)\"?(?:search_path|schema)\"?"
+    r"(?:\s*(?:=|\bto\b)\s*(?:'[^']*'|\"[^\"]*\"|[\w.]+)(?:\s*,\s*(?:'[^']*'|\"[^\"]*\"|[\w.]+))*)?\s*;?\s*"
+)
 
 
 def who(caller: Caller | None, session: Principal = LOCAL) -> Principal:
@@ -104,6 +112,7 @@ class Guard:
     def admit(self, cursor: Any, script: Sequence[Any], principal: Principal, *, in_transaction: bool = False) -> None:
         """Raise Forbidden when the principal may not run these statements; the cursor may be in their transaction."""
         for statement in script:
+            _refuse_hidden(statement)
             self._sandbox.check(cursor, statement, principal)
         if principal.role != "owner":
             for statement in script:
@@ -116,6 +125,7 @@ class Guard:
 
     def admit_table(self, cursor: Any, principal: Principal, target: Target) -> None:
         """Raise Forbidden when the principal may not see that table or view."""
+        _refuse_schema(target.schema)
         if principal.limited:
             self._sight.check_table(cursor, self._catalog, target.schema, target.table, principal)
 
@@ -147,6 +157,7 @@ class Guard:
     @staticmethod
     def admit_rows(principal: Principal, schema: str, table: str, mode: Mode) -> None:
         """Raise Forbidden when the principal may not store rows there, in that mode."""
+        _refuse_schema(schema)
         if not sees(principal, schema, table):
             raise unseen(table if schema == "main" else f"{schema}.{table}")
         if principal.role == "owner":
@@ -154,6 +165,24 @@ class Guard:
         principal.require("writer", f'store rows in "{table}"')
         if mode not in ("append", "upsert"):
             principal.require("owner", f"make tables (mode {mode!r}); mode 'append' needs one that is there")
+
+
+def _refuse_schema(schema: str) -> None:
+    if schema.lower() == SCHEMA:
+        raise Forbidden(f'schema "{SCHEMA}" belongs to the server')
+
+
+def _refuse_hidden(statement: Any) -> None:
+    """Refuse to name the server's own schema, in whatever kind of statement and whoever asks.
+
+    DuckDB has no other spelling of a name but letters in another case. A search path may be computed, so it must
+    be written out.
+    """
+    sql = statement.query.lower()
+    if SCHEMA in sql:
+        raise Forbidden(f'schema "{SCHEMA}" belongs to the server')
+    if statements.kind_of(statement) in ("SET", "PRAGMA") and _PATH.search(sql) and not _PLAIN_PATH.fullmatch(sql):
+        raise Forbidden("the search path must be given as one literal")
 
 
 def _check_role(statement: Any, principal: Principal) -> None:

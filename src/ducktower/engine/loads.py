@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import secrets
 import time
+from collections.abc import Callable
 from typing import Any
 
 import duckdb
@@ -29,7 +30,18 @@ _PAUSE_SECONDS_MAX = 0.25
 class Load:
     """One write on one lease; used by the thread that serves the call."""
 
-    def __init__(self, lease: Lease, catalog: str, target: Target, schema: Any, call: Call) -> None:
+    def __init__(
+        self,
+        lease: Lease,
+        catalog: str,
+        target: Target,
+        schema: Any,
+        call: Call,
+        before_commit: Callable[[Any, int], None] | None = None,
+    ) -> None:
+        """`before_commit` gets the cursor and the rows, within the transaction, each time before COMMIT."""
+        self._before_commit = before_commit
+        self._given: int | None = None  # rows that came, where an upsert stores others
         self._cursor = lease.cursor
         self._catalog = catalog
         self._target = target
@@ -54,6 +66,7 @@ class Load:
                 f"CREATE TEMP TABLE {quoted(self._name)} AS FROM {quoted(self._name + '_stream')}"
             ).fetchall()[0][0]
             self._call.check()
+            self._given = int(staged)
             self._retried(retry_seconds, once=False)
             return int(staged)
         except Exception as error:
@@ -63,6 +76,7 @@ class Load:
         """Store a pyarrow.Table, all or nothing, trying again for `retry_seconds` after conflicts."""
         try:
             self._cursor.register(self._name, table)
+            self._given = int(table.num_rows)
             self._retried(retry_seconds, once=False)
         except Exception as error:
             raise self._reason(error, self._name) from error
@@ -94,6 +108,8 @@ class Load:
             rows = int(self._cursor.rowcount)
             # A client that was killed looks like one that finished: ask before it is too late.
             self._call.check()
+            if self._before_commit is not None:
+                self._before_commit(self._cursor, rows if self._given is None else self._given)
             self._cursor.execute("COMMIT")
         except BaseException:
             with contextlib.suppress(duckdb.Error):

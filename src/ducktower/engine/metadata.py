@@ -39,7 +39,7 @@ _TABLE_TYPES = pa.schema([pa.field("table_type", pa.string(), nullable=False)])
 
 _RELATIONS = """
 SELECT database_name, schema_name, table_name, if(temporary, 'LOCAL TEMPORARY', 'TABLE') AS table_type
-FROM duckdb_tables() WHERE NOT internal
+FROM duckdb_tables() WHERE NOT internal AND schema_name <> '_ducktower'
 UNION ALL
 SELECT database_name, schema_name, view_name, if(temporary, 'LOCAL TEMPORARY', 'VIEW')
 FROM duckdb_views() WHERE NOT internal AND NOT starts_with(view_name, '__ducktower_')
@@ -48,7 +48,7 @@ FROM duckdb_views() WHERE NOT internal AND NOT starts_with(view_name, '__ducktow
 # Of the catalogs the one that is served, and the temporary one where it holds something.
 _SCHEMAS = f"""
 SELECT database_name, schema_name FROM duckdb_schemas()
-WHERE database_name = $served AND schema_name NOT IN ('information_schema', 'pg_catalog')
+WHERE database_name = $served AND schema_name NOT IN ('information_schema', 'pg_catalog', '_ducktower')
 UNION
 SELECT database_name, schema_name FROM ({_RELATIONS}) WHERE database_name = 'temp'
 """

@@ -12,7 +12,19 @@ from typing import Any, Literal, NamedTuple, TypeAlias, get_args
 from ..errors import DucktowerError, InvalidArgument, TimedOut
 from .shares import Share
 
-__all__ = ["MODES", "Divided", "Executed", "Mode", "Outcome", "PlanKey", "Receipt", "SlowWrite", "Target", "Write"]
+__all__ = [
+    "MODES",
+    "Claim",
+    "Divided",
+    "Executed",
+    "Mode",
+    "Outcome",
+    "PlanKey",
+    "Receipt",
+    "SlowWrite",
+    "Target",
+    "Write",
+]
 
 Mode = Literal["append", "create", "replace", "create_append", "upsert"]
 _NAME_MAX = 1_000
@@ -24,6 +36,20 @@ class Receipt(NamedTuple):
 
     rows: int
     commit: int
+
+
+class Claim(NamedTuple):
+    """What makes a write repeatable: whose it is, which of its writer's, and what tells its content from another's."""
+
+    principal: str
+    writer: str
+    sequence: int
+    fingerprint: int
+
+    @property
+    def key(self) -> tuple[str, str]:
+        """The writer among those of everybody."""
+        return self.principal, self.writer
 
 
 class Executed(NamedTuple):
@@ -119,6 +145,8 @@ class Write:
     """Rows of each write of a batch that carries several; one batch then."""
     share: Share | None = None
     """Whose it is, of those who have a share of the queue."""
+    claims: tuple[Claim, ...] = ()
+    """One for each write that it is, with sequences that follow on from each other; none without a writer."""
 
     @property
     def count(self) -> int:
@@ -128,8 +156,9 @@ class Write:
     def divided(self) -> list[Write]:
         """Return the parts as writes of their own; their outcomes are the business of whoever divided."""
         start, found = 0, []
-        for rows in self.parts:
+        for number, rows in enumerate(self.parts):
             piece = self.batches[0].slice(start, rows)
-            found.append(Write(self.key, [piece], rows, piece.nbytes, _nobody))
+            claims = self.claims[number : number + 1]
+            found.append(Write(self.key, [piece], rows, piece.nbytes, _nobody, claims=claims))
             start += rows
         return found

@@ -3,7 +3,7 @@
     ticket       SQL in UTF-8, or {"query": SQL, "parameters": [...] | {...}}
                  Values that JSON lacks travel as {"arrow_parameters": base64 of an Arrow IPC stream of one row}.
     put          descriptor path [table] or [schema, table]: append; or a command:
-                 {"table": T, "schema": S, "mode": M, "key": [...]}
+                 {"table": T, "schema": S, "mode": M, "key": [...], "writer": W, "sequence": n}
     exchange     {"append": {"table": T, "schema": S}}: each batch is a write of its own, answered by a message
                  {"ingest": {... as put ...}}: the whole stream is one write, answered by one message
     metadata     of a batch in an append stream: {"sequence": n} or n
@@ -39,6 +39,7 @@ __all__ = [
     "parse_path",
     "parse_put",
     "parse_query",
+    "parse_writer",
     "parse_writes",
     "rejection",
     "to_json",
@@ -47,13 +48,12 @@ __all__ = [
 
 Parameters = list[Any] | dict[str, Any] | None
 
-_PUT_FIELDS = {"table", "schema", "mode", "key"}
+_PUT_FIELDS = {"table", "schema", "mode", "key", "writer", "sequence"}
 WRITES_PER_BATCH_MAX = 256
 """Writes that a batch of an open stream may carry whatever the server's limits are: clients send no more."""
 _SEQUENCE_DIGITS_MAX = 19
 _METADATA_BYTES_MAX = 64 * 1024
 _ACK = re.compile(rb'\{"sequence":(\d+)(?:,"last":(\d+))?,"rows":\d+,"commit":(\d+)\}')
-_RESERVED = {"writer", "sequence"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,12 +78,17 @@ class Put:
     schema: str = "main"
     mode: str = "append"
     key: tuple[str, ...] = ()
+    writer: str | None = None
+    sequence: int = 0
+    """With a writer: the number of this write among those of the writer, from 1."""
 
     def to_json(self) -> dict[str, Any]:
         """Return the command's object."""
         body: dict[str, Any] = {"table": self.table, "schema": self.schema, "mode": self.mode}
         if self.key:
             body["key"] = list(self.key)
+        if self.writer is not None:
+            body |= {"writer": self.writer, "sequence": self.sequence}
         return body
 
 
@@ -162,6 +167,8 @@ def parse_exchange(raw: bytes) -> Exchange:
     put = _put(inner, f'"{kind}"')
     if kind == "append" and put.mode != "append":
         raise InvalidArgument('"append" has the one mode "append"')
+    if kind == "append" and put.writer is not None:
+        raise InvalidArgument('"writer" in "append" is not offered; each write of a writer is a DoPut or an "ingest"')
     return Exchange(kind, put)
 
 
@@ -234,8 +241,6 @@ def error_from_body(body: Any) -> DucktowerError:
 
 
 def _put(body: dict[str, Any], what: str) -> Put:
-    for name in _RESERVED & body.keys():
-        raise InvalidArgument(f'"{name}" in the {what}: repeatable writes are not offered by this server')
     _known(body, _PUT_FIELDS, what)
     table, schema, mode, key = (
         default if body.get(name) is None else body[name]
@@ -249,7 +254,23 @@ def _put(body: dict[str, Any], what: str) -> Put:
         raise InvalidArgument(f'"key" in the {what} must be a list of strings')
     for name in (table, schema, *key):
         _text(name, f"a name in the {what}")
-    return Put(table, schema, mode, tuple(key))
+    writer, sequence = body.get("writer"), body.get("sequence")
+    if (writer is None) != (sequence is None):
+        raise InvalidArgument(f'"writer" and "sequence" in the {what} belong together')
+    if writer is None:
+        return Put(table, schema, mode, tuple(key))
+    parse_writer(writer, what)
+    if type(sequence) is not int or not 1 <= sequence < 2**63:
+        raise InvalidArgument(f'"sequence" in the {what} must be a number from 1 to 2^63 - 1')
+    return Put(table, schema, mode, tuple(key), writer, sequence)
+
+
+def parse_writer(name: Any, what: str) -> str:
+    """Return a writer's name as it came in JSON. Raises InvalidArgument, naming `what`."""
+    if not isinstance(name, str) or not name:
+        raise InvalidArgument(f'"writer" in the {what} must be a string')
+    _text(name, f"a name in the {what}")
+    return name
 
 
 def _text(text: str, what: str) -> None:

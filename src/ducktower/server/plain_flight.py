@@ -70,6 +70,7 @@ class PlainFlight:
             "statistics": _Action("Counters and latencies since the start.", self._statistics),
             "sessions": _Action("Calls that run now, and the sessions of Flight SQL.", self._sessions),
             "cancel": _Action('End a running call: {"id": n}.', self._cancel),
+            "writer": _Action('How far a writer came: {"writer": name}; {"sequence", "rows", "commit"}.', self._writer),
             "checkpoint": _Action("Write the WAL into the database file.", self._checkpoint),
         }
 
@@ -114,11 +115,15 @@ class PlainFlight:
     def put(self, descriptor: Any, reader: Any, caller: Caller) -> bytes:
         """DoPut: store the stream, return the one answer."""
         if descriptor.descriptor_type == flight.DescriptorType.CMD:
-            target = _target(commands.parse_put(descriptor.command))
+            put = commands.parse_put(descriptor.command)
         else:
             schema_name, table = commands.parse_path(descriptor.path)
-            target = Target(table, schema_name)
-        return _receipt(self._engine.put(target, _native(reader), caller))
+            put = commands.Put(table, schema_name)
+        return self._store(put, reader, caller)
+
+    def _store(self, put: commands.Put, reader: Any, caller: Caller) -> bytes:
+        source = _native(reader)
+        return _receipt(self._engine.put(_target(put), source, caller, writer=put.writer, sequence=put.sequence))
 
     def exchange(self, descriptor: Any, reader: Any, writer: Any, caller: Caller) -> None:
         """DoExchange: one stream of many small writes, or one write that its client can still call off."""
@@ -128,7 +133,7 @@ class PlainFlight:
         target = _target(command.put)
         if command.kind == "ingest":
             with self.idle.watch(caller) as watched:
-                writer.write_metadata(_receipt(self._engine.put(target, _native(reader), watched)))
+                writer.write_metadata(self._store(command.put, reader, watched))
         else:
             outbox = Outbox(self._acks, writer)
             with self._lock:
@@ -243,6 +248,10 @@ class PlainFlight:
         if not isinstance(number, int) or isinstance(number, bool):
             raise InvalidArgument('"cancel" needs {"id": n}, an id that "sessions" shows')
         yield commands.to_json({"cancelled": self._engine.cancel(number, caller)})
+
+    def _writer(self, arguments: dict[str, Any], caller: Caller) -> Iterator[bytes]:
+        name = commands.parse_writer(arguments.get("writer"), "action's body")
+        yield commands.to_json(self._engine.writer(name, caller)._asdict())
 
     def _checkpoint(self, _arguments: dict[str, Any], caller: Caller) -> Iterator[bytes]:
         self._engine.checkpoint(caller)

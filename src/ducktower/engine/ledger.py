@@ -1,0 +1,346 @@
+"""(writer, sequence) -> outcome: what makes a write that is sent again take effect once.
+
+The rows of the ledger are appended in the transaction of the writes they speak of, so both are durable or neither
+is. There is no index, because nobody looks anything up in the table: what it says is held in memory too, and the
+table is read when it is asked for first after the database was opened.
+
+A writer's sequences are 1, 2, 3 and so on. A write that is refused does not take its sequence, so what its writer
+has in flight behind it is refused as well: of a writer's writes, those that are stored are the first ones.
+
+Owns the table, its hidden schema and the memory, guarded by one lock. Must never begin or end a transaction of rows,
+and changes the memory only after COMMIT returned.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import duckdb
+import pyarrow as pa
+
+from ..config import EngineConfig
+from ..errors import Conflict, DucktowerError, InvalidArgument, LimitExceeded, Overloaded
+from .inserts import quoted
+from .words import Claim, Outcome, PlanKey, Receipt, Target, Write
+
+__all__ = ["LEDGER", "SCHEMA", "Ledger", "Row", "Turn", "WriterState", "fingerprint"]
+
+SCHEMA = "_ducktower"
+"""The schema that is in no listing and that no client's SQL may name."""
+
+_ARROW = pa.schema(
+    [
+        ("principal", pa.string()),
+        ("writer", pa.string()),
+        ("sequence", pa.int64()),
+        ("fingerprint", pa.int64()),
+        ("rows", pa.int64()),
+        ("rows_total", pa.int64()),
+        ("commit", pa.int64()),
+        ("at", pa.int64()),  # microseconds since 1970, UTC
+    ]
+)
+LEDGER = PlanKey(Target("ledger", SCHEMA), _ARROW)
+"""The ledger as a target of group commit's plans."""
+
+_COLUMNS = (
+    "principal VARCHAR, writer VARCHAR, sequence BIGINT, fingerprint BIGINT, rows BIGINT, rows_total BIGINT, "
+    '"commit" BIGINT, "at" BIGINT'
+)
+_PRUNE_ROWS_MIN = 4_096
+_HASH_BYTES = 8
+
+Key = tuple[str, str]
+"""A principal's name and its writer's: nobody meets the writers of others."""
+Row = tuple[str, str, int, int, int, int, int, int]
+
+
+class WriterState(NamedTuple):
+    """How far a writer came: its last sequence, the rows of all of its writes, the commit of the last one."""
+
+    sequence: int
+    rows: int
+    commit: int
+
+
+class _Stored(NamedTuple):
+    fingerprint: int
+    rows: int
+    commit: int
+
+
+@dataclass(slots=True)
+class _Writer:
+    last: int = 0
+    rows: int = 0
+    at: int = 0
+    outcomes: dict[int, _Stored] = field(default_factory=dict)
+
+
+class Admitted(NamedTuple):
+    """What became of a group: writes to be stored now, those to be looked at after them, and the writers held."""
+
+    ready: list[Write]
+    later: list[Write]
+    held: set[Key]
+
+
+class Turn:
+    """One write's turn to have a transaction of its own. Used by the thread of its call."""
+
+    def __init__(self, ledger: Ledger, claim: Claim | None, commits: Callable[[], int], first: Receipt | None) -> None:
+        self.first = first
+        """The receipt of a write that was stored before: there is nothing to be done."""
+        self.lines: list[Row] = []
+        self._ledger = ledger
+        self._claim = claim
+        self._commits = commits
+
+    def before_commit(self, cursor: Any, rows: int) -> None:
+        """Write down within the transaction what it is about to store; again when it is tried again."""
+        if self._claim is not None:
+            self.lines = self._ledger.lines([(self._claim, rows)], self._commits())
+            self._ledger.store(cursor, self.lines[0])
+
+    def commit(self) -> int:
+        """Return the number of the commit that took place."""
+        return self.lines[0][6] if self.lines else self._commits()
+
+
+def fingerprint(target: Target, schema: Any, batches: Sequence[Any]) -> int:
+    """Return 64 bits that tell this content from other content: the target, the columns, the bytes of the rows.
+
+    However the rows are cut into batches, it is the same.
+    """
+    digest = hashlib.blake2b(repr((target.schema, target.table, target.mode, target.key)).encode(), digest_size=8)
+    digest.update(schema.serialize())
+    if batches:
+        digest.update((batches[0] if len(batches) == 1 else pa.concat_batches(batches)).serialize())
+    return int.from_bytes(digest.digest()[:_HASH_BYTES], "little", signed=True)
+
+
+class Ledger:
+    """Safe from any thread; each call that needs DuckDB uses the cursor that it is given, outside a transaction."""
+
+    def __init__(self, config: EngineConfig, catalog: str) -> None:
+        self._config = config
+        self._table = f"{quoted(catalog)}.{quoted(SCHEMA)}.ledger"
+        self._schema = f"{quoted(catalog)}.{quoted(SCHEMA)}"
+        # Guarded by _free's lock: everything below. Waiters on it: those whose writer has a write under way.
+        self._free = threading.Condition()
+        self._writers: dict[Key, _Writer] | None = None  # None: to be read from the table
+        self._made = False
+        self._held: set[Key] = set()
+        self._rows = 0  # of the table, those to be pruned among them
+        self._prune_at = 0  # rows before which it is not worth a look
+
+    # -- what a write is answered with ------------------------------------------------------------------
+
+    def admit(self, cursor: Any, writes: Sequence[Write], outcomes: dict[int, Outcome]) -> Admitted:
+        """Tell what of a group is to be stored, and answer what needs not be. Never waits for another write.
+
+        A writer whose next write is stored by another transaction gets Conflict. `held` must be given to `release`.
+        """
+        ready: list[Write] = []
+        later: list[Write] = []
+        expected: dict[Key, int] = {}
+        put_off: set[Key] = set()
+        with self._free:
+            writers = self._known(cursor)
+            for write in writes:
+                if not write.claims:
+                    ready.append(write)
+                    continue
+                claim = write.claims[0]
+                key = claim.key
+                if key in put_off:
+                    later.append(write)
+                elif key in expected:
+                    if claim.sequence == expected[key]:
+                        ready.append(write)
+                        expected[key] += len(write.claims)
+                    else:  # a twin of one that is stored now, or nonsense: the answer is known after it
+                        put_off.add(key)
+                        later.append(write)
+                elif key in self._held:
+                    outcomes[id(write)] = Conflict("another write of this writer is under way; nothing was stored")
+                else:
+                    answer = self._answer(writers, claim)
+                    if answer is None:
+                        ready.append(write)
+                        expected[key] = claim.sequence + len(write.claims)
+                    elif len(write.claims) > 1:
+                        put_off.add(key)
+                        later.append(write)
+                    else:
+                        outcomes[id(write)] = answer
+            held = set(expected)
+            self._held |= held
+        return Admitted(ready, later, held)
+
+    @contextmanager
+    def turn(self, cursor: Any, claim: Claim | None, commits: Callable[[], int]) -> Iterator[Turn]:
+        """Keep a writer's other writes out while this one has a transaction of its own.
+
+        `commits` gives the number of a new commit. Raises what `admit` answers, and Overloaded when another write
+        of the writer takes longer than `lease_wait_seconds`.
+        """
+        if claim is None:
+            yield Turn(self, None, commits, None)
+            return
+        wait_seconds = self._config.lease_wait_seconds
+        with self._free:
+            if not self._free.wait_for(lambda: claim.key not in self._held, wait_seconds):
+                raise Overloaded(f'another write of writer "{claim.writer}" is under way; nothing was stored')
+            answer = self._answer(self._known(cursor), claim)
+            if isinstance(answer, DucktowerError):
+                raise answer
+            if answer is None:
+                self._held.add(claim.key)
+        turn = Turn(self, claim, commits, answer)
+        if answer is not None:
+            yield turn
+            return
+        try:
+            yield turn
+            self.stored(turn.lines)
+        except BaseException:
+            self.forget()  # a COMMIT that failed may have stored it
+            raise
+        finally:
+            self.release({claim.key})
+
+    def release(self, held: set[Key]) -> None:
+        """Let others write for these writers again."""
+        if held:
+            with self._free:
+                self._held -= held
+                self._free.notify_all()
+
+    def state(self, cursor: Any, key: Key) -> WriterState:
+        """Return how far a writer came; zeros for one that never wrote."""
+        with self._free:
+            writer = self._known(cursor, make=False).get(key)
+            if writer is None:
+                return WriterState(0, 0, 0)
+            return WriterState(writer.last, writer.rows, writer.outcomes[writer.last].commit)
+
+    # -- what is written down -------------------------------------------------------------------------
+
+    def lines(self, claims: Iterable[tuple[Claim, int]], commit: int) -> list[Row]:
+        """Return the rows to be stored for claims, each with how many rows it stores, of writers that are held."""
+        now = time.time_ns() // 1_000
+        totals: dict[Key, int] = {}
+        found: list[Row] = []
+        with self._free:
+            writers = self._writers or {}
+            for claim, rows in claims:
+                key = claim.key
+                if key not in totals:
+                    totals[key] = writers[key].rows if key in writers else 0
+                totals[key] += rows
+                found.append((*key, claim.sequence, claim.fingerprint, rows, totals[key], commit, now))
+        return found
+
+    @staticmethod
+    def batch(lines: list[Row]) -> Any:
+        """Return the rows as one pyarrow.RecordBatch."""
+        columns = zip(*lines, strict=True)
+        arrays = [pa.array(values, of.type) for values, of in zip(columns, _ARROW, strict=True)]
+        return pa.RecordBatch.from_arrays(arrays, schema=_ARROW)
+
+    def store(self, cursor: Any, line: Row) -> None:
+        """Append one row in the cursor's transaction."""
+        cursor.execute(f"INSERT INTO {self._table} VALUES (?, ?, ?, ?, ?, ?, ?, ?)", line)
+
+    def stored(self, lines: list[Row]) -> None:
+        """Learn that these rows were committed."""
+        with self._free:
+            if self._writers is None:
+                return  # whoever asks next reads them from the table
+            self._rows += len(lines)
+            for line in lines:
+                self._learn(self._writers, line)
+
+    def forget(self) -> None:
+        """Have the table read again: the database is another one, or it is not known whether a COMMIT took place."""
+        with self._free:
+            self._writers = None
+            self._made = False
+
+    def prune(self, cursor: Any) -> None:
+        """Delete what is older than the kept outcomes, and writers that were silent for too long, if that is worth it.
+
+        Called by the committing thread alone, between transactions.
+        """
+        with self._free:
+            if self._writers is None or self._held or self._rows < self._prune_at:
+                return
+            kept = sum(len(writer.outcomes) for writer in self._writers.values())
+            self._prune_at = 2 * kept + min(_PRUNE_ROWS_MIN, self._config.writer_outcomes_max)
+            if self._rows < self._prune_at:
+                return
+            silent = time.time_ns() // 1_000 - int(self._config.writer_silent_seconds * 1_000_000)
+            cursor.execute(
+                f"DELETE FROM {self._table} AS old USING (SELECT principal, writer, max(sequence) AS last, "
+                f'max("at") AS heard FROM {self._table} GROUP BY ALL) AS of WHERE old.principal = of.principal '
+                "AND old.writer = of.writer AND (old.sequence <= of.last - ? OR of.heard < ?)",
+                [self._config.writer_outcomes_max, silent],
+            ).fetchall()
+            self._writers = None
+
+    # -- within, with the lock held -------------------------------------------------------------------
+
+    def _known(self, cursor: Any, *, make: bool = True) -> dict[Key, _Writer]:
+        """Return the writers, read from the table if need be, which is made when there is none."""
+        if make and not self._made:
+            cursor.execute(f"CREATE SCHEMA IF NOT EXISTS {self._schema}")
+            cursor.execute(f"CREATE TABLE IF NOT EXISTS {self._table} ({_COLUMNS})")
+            self._made = True
+        if self._writers is None:
+            writers: dict[Key, _Writer] = {}
+            try:
+                lines = cursor.execute(f"FROM {self._table} ORDER BY sequence").fetchall()
+            except duckdb.CatalogException:
+                lines = []  # nobody wrote with a name yet
+            for line in lines:
+                self._learn(writers, line)
+            self._writers, self._rows = writers, len(lines)
+        return self._writers
+
+    def _learn(self, writers: dict[Key, _Writer], line: Row) -> None:
+        principal, name, sequence, seen, rows, total, commit, at = line
+        writer = writers.setdefault((principal, name), _Writer())
+        if sequence <= writer.last:
+            return  # read from the table meanwhile
+        writer.last, writer.rows, writer.at = sequence, total, at
+        writer.outcomes[sequence] = _Stored(seen, rows, commit)
+        writer.outcomes.pop(sequence - self._config.writer_outcomes_max, None)
+
+    def _answer(self, writers: dict[Key, _Writer], claim: Claim) -> Receipt | DucktowerError | None:
+        """Return what a claim is answered with, None when its write is to be stored."""
+        writer = writers.get(claim.key)
+        last = writer.last if writer is not None else 0
+        if claim.sequence == last + 1:
+            if writer is None and len(writers) >= self._config.writers_max:
+                return LimitExceeded(f"there are {len(writers)} writers, the limit is {self._config.writers_max}")
+            return None
+        which = f'sequence {claim.sequence} of writer "{claim.writer}"'
+        if claim.sequence > last:
+            return InvalidArgument(
+                f"{which} cannot be stored: {last + 1} comes next, and was skipped or refused; nothing was stored"
+            )
+        assert writer is not None  # noqa: S101 - it has a last sequence
+        stored = writer.outcomes.get(claim.sequence)
+        if stored is None:
+            oldest = min(writer.outcomes)
+            return InvalidArgument(f"{which} is too old to tell whether it is the same write: {oldest} is kept first")
+        if stored.fingerprint != claim.fingerprint:
+            return InvalidArgument(f"{which} was stored with other content; nothing was stored now")
+        return Receipt(stored.rows, stored.commit)

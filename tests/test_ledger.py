@@ -1,0 +1,211 @@
+"""Exactly once: a write with a writer and a sequence takes effect once, whoever dies and however often it is sent."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import duckdb
+import pyarrow as pa
+import pytest
+
+import ducktower
+from conftest import Start
+from ducktower.config import EngineConfig
+from ducktower.engine import Engine, Target
+from support.threads import together
+
+SCHEMA = pa.schema([("i", pa.int64())])
+LARGE = pa.table({"i": range(300_000)})
+
+
+def rows(*values: int) -> pa.Table:
+    """Return rows to be stored."""
+    return pa.table({"i": list(values)})
+
+
+def count(client: ducktower.FlightClient) -> int:
+    """Return the number of rows."""
+    return int(client.query("SELECT count(*) AS n FROM t")["n"][0].as_py())
+
+
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ducktower.FlightClient]:
+    """Connect to a server that the tests of this module share."""
+    database = tmp_path_factory.mktemp("ledger") / "shared.duckdb"
+    with ducktower.serve(str(database)) as server, ducktower.connect(server.url) as connected:
+        yield connected
+
+
+@pytest.fixture
+def table(shared: ducktower.FlightClient) -> ducktower.FlightClient:
+    """Make the table anew and return the client."""
+    shared.ingest("t", pa.Table.from_batches([], schema=SCHEMA), mode="replace")
+    return shared
+
+
+class TestRepeats:
+    """A repeat is answered with the first receipt."""
+
+    @pytest.mark.parametrize("size", ["small", "large", "stream", "upsert"])
+    def test_first_receipt(self, table: ducktower.FlightClient, size: str) -> None:
+        """However a write is committed, its repeat is answered the same and stores nothing."""
+        mode, key = ("upsert", ["i"]) if size == "upsert" else ("append", None)
+        data = rows(1, 2) if size in ("small", "upsert") else LARGE
+
+        def send(sequence: int) -> ducktower.Receipt:
+            source = data.to_reader() if size == "stream" else data
+            return table.ingest("t", source, mode=mode, key=key, writer=f"repeat {size}", sequence=sequence)
+
+        first = send(1)
+        second = send(2)
+        assert send(1) == first
+        assert send(2) == second
+        assert first.commit < second.commit
+        assert count(table) == data.num_rows * (1 if size == "upsert" else 2)
+
+    def test_twins_in_flight(self, table: ducktower.FlightClient) -> None:
+        """Retries at one moment store one write between them, beside writes of others."""
+        receipts: list[ducktower.Receipt] = []
+
+        def send(number: int) -> None:
+            for sequence in range(1, 21):
+                receipts.append(table.ingest("t", rows(sequence), writer="twins", sequence=sequence))
+                table.ingest("t", rows(number), writer=f"twin {number}", sequence=sequence)
+
+        together(4, send)
+        assert count(table) == 20 + 4 * 20
+        assert len(set(receipts)) == 20
+
+    def test_large_twins(self, table: ducktower.FlightClient) -> None:
+        """Of two large loads with one sequence one is stored, and both are answered."""
+        receipts = together(2, lambda _: table.ingest("t", LARGE, writer="large twins", sequence=1))
+        assert count(table) == LARGE.num_rows
+        assert receipts[0] == receipts[1]
+
+
+class TestRefusals:
+    """What is not a repeat and not the next write is a clear error, and stores nothing."""
+
+    def test_gap_content_and_bad_data(self, table: ducktower.FlightClient) -> None:
+        """A skipped sequence, other content, and rows that do not fit, which do not take the sequence."""
+        table.ingest("t", rows(1), writer="refused", sequence=1)
+        with pytest.raises(ducktower.InvalidArgument, match=r'sequence 3 of writer "refused".*2 comes next'):
+            table.ingest("t", rows(3), writer="refused", sequence=3)
+        with pytest.raises(ducktower.InvalidArgument, match="stored with other content"):
+            table.ingest("t", rows(2), writer="refused", sequence=1)
+        with pytest.raises(ducktower.SchemaMismatch, match='column "i"'):
+            table.ingest("t", pa.table({"i": ["x"]}), writer="refused", sequence=2)
+        table.ingest("t", rows(2), writer="refused", sequence=2)
+        assert count(table) == 2
+        assert table.writer("refused")[:2] == (2, 2)
+
+    def test_large_with_other_rows(self, table: ducktower.FlightClient) -> None:
+        """A large repeat that goes on otherwise than the first one is noticed by its rows."""
+        table.ingest("t", pa.table({"i": range(1_000_000)}), writer="longer", sequence=1)
+        with pytest.raises(ducktower.InvalidArgument, match="other rows"):
+            table.ingest("t", pa.table({"i": range(1_000_001)}), writer="longer", sequence=1)
+        assert count(table) == 1_000_000
+
+    def test_names(self, table: ducktower.FlightClient) -> None:
+        """A writer needs a name of some length, and a sequence from 1."""
+        for name, sequence in (("", 1), ("x" * 256, 1), ("zero", 0)):
+            with pytest.raises(ducktower.InvalidArgument):
+                table.ingest("t", rows(1), writer=name, sequence=sequence)
+        with pytest.raises(ducktower.InvalidArgument, match="belong together"):
+            table.ingest("t", rows(1), writer="alone")
+        assert count(table) == 0
+
+    def test_one_bad_write_in_a_group(self, table: ducktower.FlightClient) -> None:
+        """Writers whose writes share a group with refused ones, repeats and gaps are stored all the same."""
+        refused: list[ducktower.DucktowerError] = []
+
+        def good(number: int) -> None:
+            for sequence in range(1, 16):
+                first = table.ingest("t", rows(number), writer=f"good {number}", sequence=sequence)
+                assert table.ingest("t", rows(number), writer=f"good {number}", sequence=sequence) == first
+
+        def bad() -> None:
+            for sequence in range(1, 16):
+                try:
+                    table.ingest("t", pa.table({"i": ["x"]}), writer="bad", sequence=1 + sequence % 2)
+                except ducktower.DucktowerError as error:
+                    refused.append(error)
+
+        together(5, lambda number: good(number) if number < 4 else bad())
+        assert count(table) == 4 * 15
+        assert {type(error) for error in refused} == {ducktower.SchemaMismatch, ducktower.InvalidArgument}
+
+
+class TestHidden:
+    """The ledger is the server's."""
+
+    def test_in_no_listing(self, table: ducktower.FlightClient) -> None:
+        """Listings do not show it."""
+        table.ingest("t", rows(1), writer="hidden", sequence=1)
+        assert set(table.tables()["schema_name"].to_pylist()) == {"main"}
+
+    @pytest.mark.parametrize(
+        "sql",
+        [
+            "DELETE FROM _ducktower.ledger",
+            'INSERT INTO "_DuckTower".ledger SELECT * FROM _ducktower.ledger',
+            "DROP SCHEMA _ducktower CASCADE",
+            "USE _ducktower",
+            "SET search_path = '_duck' || 'tower'",
+        ],
+    )
+    def test_no_sql_of_clients(self, table: ducktower.FlightClient, sql: str) -> None:
+        """An owner may not write it either."""
+        with pytest.raises(ducktower.Forbidden):
+            table.execute(sql)
+
+    def test_no_rows_of_clients(self, table: ducktower.FlightClient) -> None:
+        """Nor store rows there, nor look at it."""
+        with pytest.raises(ducktower.Forbidden):
+            table.ingest("ledger", rows(1), schema_name="_ducktower")
+        with pytest.raises(ducktower.Forbidden):
+            table.table_schema("ledger", "_DUCKTOWER")
+
+
+class TestEndings:
+    """What was acknowledged is known after every end."""
+
+    def test_killed_after_commit(self, start_server: Start) -> None:
+        """A server killed before its acknowledgement arrived: the client sends again, and it is there once."""
+        server = start_server()
+        with ducktower.connect(server.url, retry_seconds=60) as client:
+            client.create_table("t", SCHEMA)
+            killer = threading.Thread(target=server.kill)
+            receipts = []
+            for sequence in range(1, 201):
+                if sequence == 100:
+                    killer.start()
+                    restarted = threading.Thread(target=lambda: (killer.join(), start_server(port=server.port)))
+                    restarted.start()
+                receipts.append(client.ingest("t", rows(sequence), writer="w", sequence=sequence))
+            restarted.join()
+            assert [client.ingest("t", rows(n), writer="w", sequence=n) for n in range(1, 201)] == receipts
+            assert count(client) == 200
+            assert client.writer("w")[:2] == (200, 200)
+
+    def test_fatal_error_and_pruning(self, database: Path) -> None:
+        """After the database was opened again outcomes are known; old ones are pruned and said to be too old."""
+        engine = Engine(EngineConfig(database=str(database), writer_outcomes_max=8))
+        target = Target("t", mode="create")
+        try:
+            engine.put(target, pa.Table.from_batches([], schema=SCHEMA).to_reader())
+            target = Target("t")
+            put = lambda n: engine.put(target, rows(n).to_reader(), writer="w", sequence=n)  # noqa: E731
+            receipts = [put(n) for n in range(1, 101)]
+            engine._database.note(duckdb.FatalException("pretended"))
+            assert [put(n) for n in range(93, 101)] == receipts[92:]
+            with pytest.raises(ducktower.InvalidArgument, match="too old"):
+                put(5)
+            assert engine.writer("w")[:2] == (100, 100)
+        finally:
+            engine.close()
+        with duckdb.connect(str(database)) as opened:
+            assert opened.execute("SELECT count(*) < 40 FROM _ducktower.ledger").fetchall() == [(True,)]
+            assert opened.execute("SELECT count(*) FROM t").fetchall() == [(100,)]
