@@ -22,8 +22,10 @@ import pytest
 import typer.main
 
 import cli_support as cli
+import ducktower
 from ducktower.cli.app import app
 from ducktower.config import EngineConfig, ServerConfig
+from support.waiting import until
 
 ODD = 'a"; DROP TABLE b; --'
 
@@ -518,7 +520,8 @@ class TestIngest:
             with subprocess.Popen(
                 [*cli.COMMAND, *arguments], stdin=endless.stdout, stderr=subprocess.PIPE, env=cli.environment()
             ) as process:
-                time.sleep(3)
+                with ducktower.connect(url) as client:
+                    until(lambda: any(call["kind"] == "upload" for call in client.sessions()), "the upload")
                 process.send_signal(signal.SIGINT)
                 _, err = process.communicate(timeout=cli.SECONDS_MAX)
             endless.kill()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import duckdb
@@ -11,9 +11,9 @@ import pyarrow as pa
 import pytest
 
 import ducktower
-from conftest import Start
 from ducktower.config import EngineConfig
 from ducktower.engine import Engine, Target
+from support.servers import ServerProcess
 from support.threads import together
 
 SCHEMA = pa.schema([("i", pa.int64())])
@@ -172,7 +172,7 @@ class TestHidden:
 class TestEndings:
     """What was acknowledged is known after every end."""
 
-    def test_killed_after_commit(self, start_server: Start) -> None:
+    def test_killed_after_commit(self, start_server: Callable[..., ServerProcess]) -> None:
         """A server killed before its acknowledgement arrived: the client sends again, and it is there once."""
         server = start_server()
         with ducktower.connect(server.url, retry_seconds=60) as client:
