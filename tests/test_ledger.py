@@ -161,6 +161,13 @@ class TestHidden:
         with pytest.raises(ducktower.Forbidden):
             table.execute(sql)
 
+    def test_names_like_it(self, table: ducktower.FlightClient) -> None:
+        """A longer name is a name like others."""
+        for name in ("__ducktower", "my_ducktower", "_ducktowers", "_ducktower2"):
+            table.execute(f"CREATE OR REPLACE TABLE {name} AS SELECT 1 AS i")
+            assert table.query(f"FROM {name}")["i"].to_pylist() == [1]
+            table.execute(f"DROP TABLE {name}")
+
     def test_no_rows_of_clients(self, table: ducktower.FlightClient) -> None:
         """Nor store rows there, nor look at it."""
         with pytest.raises(ducktower.Forbidden):

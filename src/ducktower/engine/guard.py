@@ -53,6 +53,8 @@ _EXPLAIN = re.compile(
 _USE = re.compile(rf"\s*USE\s+{_NAME}(?:\s*\.\s*{_NAME})?\s*;?\s*", re.IGNORECASE | re.ASCII)
 
 
+_HIDDEN = re.compile(rf"(?<![^\W\d]){SCHEMA}(?!\w)")
+"""The name as a whole: a table may be called `__ducktower_0`. A digit before it may be the end of a number."""
 _PATH = re.compile(r"\b(?:search_path|schema)\b")
 _PLAIN_PATH = re.compile(
     r"\s*(?:(?:re)?set\s+(?:session\s+|local\s+)?|pragma\s+)\"?(?:search_path|schema)\"?"
@@ -179,7 +181,7 @@ def _refuse_hidden(statement: Any) -> None:
     be written out.
     """
     sql = statement.query.lower()
-    if SCHEMA in sql:
+    if _HIDDEN.search(sql):
         raise Forbidden(f'schema "{SCHEMA}" belongs to the server')
     if statements.kind_of(statement) in ("SET", "PRAGMA") and _PATH.search(sql) and not _PLAIN_PATH.fullmatch(sql):
         raise Forbidden("the search path must be given as one literal")
