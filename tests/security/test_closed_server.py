@@ -169,3 +169,20 @@ class TestOpened:
         """The database, its tokens and its key are there."""
         arguments = ("serve", str(database), "--port", "0", "--allow-path", str(database.parent))
         cli.fails(*arguments, code="INVALID_ARGUMENT")
+
+
+def test_no_refusal_tells_which_file_is_served(database: Path, tokens: TokenFile) -> None:
+    """A path as a table: the served file, another one that is there and one that is not, all in the same words."""
+    token = tokens.create("ada", "reader")[1]
+    other = database.with_name("other.duckdb")
+    other.write_text("no database")
+    missing = database.with_name("missing.duckdb")
+    roundabout = f"{database.parent}/nosuch/../{database.name}"
+    with ducktower.serve(str(database)) as server:
+        for form in ("FROM '{}'", 'SELECT * FROM "{}"', "DESCRIBE '{}'", "SELECT * FROM query_table('{}')"):
+            told = {
+                tuple(asked(server.url, token, form.format(path)))
+                for path in (database, other, missing, roundabout, "*.duckdb")
+            }
+            assert len(told) == 1, told
+            assert all("the file is not open to SQL on this server" in text for text in told.pop())
