@@ -392,9 +392,9 @@ class TestQuery:
         ("kind", "column"), [("json", "date_array"), ("csv", "date_array"), ("parquet", "interval")]
     )
     def test_values_that_do_not_fit_the_format(self, url: str, tmp_path: Path, kind: str, column: str) -> None:
-        """Every type of DuckDB's at its bounds: the first column that the format cannot hold is named."""
+        """Every type that Arrow can hold, at its bounds: the first column that the format cannot hold is named."""
         path = tmp_path / f"rows.{kind}"
-        sql = "SELECT * FROM test_all_types()"
+        sql = "SELECT * EXCLUDE (uhugeint) FROM test_all_types()"
         line = cli.fails("query", sql, "--output", str(path), "--url", url, code="INVALID_ARGUMENT")
         assert f'column "{column}" of type ' in line
         assert list(tmp_path.iterdir()) == []

@@ -37,7 +37,6 @@ _VALUE_BYTES = {
     "ubigint": 8,
     "double": 8,
     "time": 8,
-    "time with time zone": 8,
     "timestamp": 8,
     "timestamp_s": 8,
     "timestamp_ms": 8,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from .carried import carried
 from .inserts import table_columns, table_name
 from .words import Target
 
@@ -28,7 +29,7 @@ def list_tables(cursor: Any, catalog: str) -> Any:
 def table_schema(cursor: Any, catalog: str, target: Target) -> Any:
     """Return the Arrow schema of a table or view. Raises TableNotFound."""
     table_columns(cursor, catalog, target)
-    reader = cursor.sql(f"FROM {table_name(catalog, target)} LIMIT 0").to_arrow_reader(1)
+    reader = carried(cursor.sql(f"FROM {table_name(catalog, target)} LIMIT 0")).to_arrow_reader(1)
     schema = reader.schema
     reader.close()
     return schema

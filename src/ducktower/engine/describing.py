@@ -15,6 +15,7 @@ import duckdb
 import pyarrow as pa
 
 from ..arrow_types import plain_type
+from .carried import carried
 from .parameters import ordered_names
 from .statements import is_query, kind_of
 
@@ -134,14 +135,14 @@ def _asked(cursor: Any, types: Sequence[str]) -> list[Any]:
     columns = ", ".join(
         f"CAST(NULL AS {_SQL_TYPES.get(kind, kind)}) AS c{position}" for position, kind in enumerate(types)
     )
-    reader = cursor.sql(f"SELECT {columns} LIMIT 0").to_arrow_reader(1)
+    reader = carried(cursor.sql(f"SELECT {columns} LIMIT 0")).to_arrow_reader(1)
     fields = list(reader.schema)
     reader.close()
     return fields
 
 
 def _planned(cursor: Any, statement: Any) -> Any:
-    reader = cursor.sql(statement).limit(0).to_arrow_reader(1)
+    reader = carried(cursor.sql(statement)).limit(0).to_arrow_reader(1)
     schema = reader.schema
     reader.close()
     return schema

@@ -33,6 +33,7 @@ from .access import Principal
 from .appending import Appending
 from .block_cache import BlockCache
 from .calls import Caller, Calls
+from .carried import carried
 from .commit_queue import CommitQueue
 from .database import Database
 from .describing import Describer
@@ -136,7 +137,7 @@ class Engine:
             cursor = lease.cursor
             cursor.execute(BEGIN_READ_ONLY)
             statement = self._guard.one_query(cursor, sql, who(caller), trail_of(caller))
-            reader = cursor.sql(statement, params=parameters).limit(0).to_arrow_reader(1)
+            reader = carried(cursor.sql(statement, params=parameters)).limit(0).to_arrow_reader(1)
             schema = reader.schema
             reader.close()
             return schema

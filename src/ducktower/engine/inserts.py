@@ -240,6 +240,8 @@ def _wrong_field(path: str, given: Any, wanted: Any) -> str | None:
     """Say which field of `given` cannot go into the type `wanted`, by its path, or None when all can."""
     if given.id in ("list", "array") and wanted.id in ("list", "array"):
         return _wrong_field(f"{path}[]", given.children[0][1], wanted.children[0][1])
+    if wanted.id == "bit" and given.id == "blob":
+        return f"\"{path}\" is BIT: send it as text, such as '0101'"
     if given.id != wanted.id or given.id not in ("struct", "map", "union"):
         return None
     fields = {name.lower(): kind for name, kind in wanted.children}

@@ -13,6 +13,7 @@ from ..errors import coded_text
 from .batch_bytes import batch_rows
 from .block_cache import BlockCache
 from .calls import Call
+from .carried import carried
 from .failures import translate_text
 from .parameters import Parameters
 from .streams import Streamed, bounded
@@ -46,7 +47,9 @@ def stream(
                 cache.end()
 
     relation = cursor.sql(statement, params=parameters)
-    rows, exact = batch_rows(relation.types, config.batch_bytes_max)
+    types = relation.types
+    relation = carried(relation, types)
+    rows, exact = batch_rows(types, config.batch_bytes_max)
 
     def error_text(raw: str) -> str:
         return coded_text(translate_text(raw, call))

@@ -19,6 +19,7 @@ from ..config import EngineConfig
 from ..errors import Conflict, DucktowerError, InvalidSQL, LimitExceeded
 from . import statements
 from .calls import Call
+from .carried import carried
 from .failures import translate
 from .guard import BEGIN_READ_ONLY
 from .parameters import Parameters, Rows
@@ -129,7 +130,7 @@ class Scripts:
         relation = cursor.sql(statement, params=parameters)
         if relation is None:
             return -1, None
-        reader = relation.to_arrow_reader(_BATCH_ROWS)
+        reader = carried(relation).to_arrow_reader(_BATCH_ROWS)
         batches: list[Any] = []
         nbytes = 0
         for batch in reader:
