@@ -12,6 +12,7 @@ import pyarrow as pa
 import pytest
 
 import ducktower
+from support.waiting import until
 
 pytestmark = pytest.mark.skipif(
     sys.platform != "linux" or len(os.sched_getaffinity(0)) < 2, reason="threads cannot be told where to run"
@@ -57,8 +58,7 @@ def test_a_large_write_leaves_that_core(tmp_path: Path) -> None:
         def batches() -> Iterator[pa.RecordBatch]:
             for _ in range(20):  # 2 MB each: past the first it is no small write
                 yield batch
-            while not any(call["kind"] == "upload" for call in other.sessions()):
-                pass
+            until(lambda: any(call["kind"] == "upload" for call in other.sessions()), "the upload")
             seen.append(_cores_of_threads("grpcpp_sync"))
             yield batch
 

@@ -15,7 +15,7 @@ from typing import Any
 
 from .inserts import quoted
 
-__all__ = ["carried"]
+__all__ = ["carried", "schema_of"]
 
 _CARRIERS = {"bit": "VARCHAR", "time with time zone": "VARCHAR", "uhugeint": "DECIMAL(38,0)"}
 _NESTED = frozenset({"list", "array", "struct", "tuple", "map", "union"})
@@ -33,6 +33,14 @@ def carried(relation: Any, types: list[Any] | None = None) -> Any:
         return relation
     columns = zip(relation.columns, types, strict=True)
     return relation.project(", ".join(_column(at, *column) for at, column in enumerate(columns, 1)))
+
+
+def schema_of(relation: Any) -> Any:
+    """Return the pyarrow.Schema in which a relation's rows arrive, without computing any."""
+    reader = carried(relation).limit(0).to_arrow_reader(1)
+    schema = reader.schema
+    reader.close()
+    return schema
 
 
 def _column(position: int, name: str, kind: Any) -> str:

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 from typing import Any
 
-from .carried import carried
+from .carried import schema_of
 from .inserts import table_columns, table_name
+from .ledger import SCHEMA
 from .words import Target
 
 __all__ = ["list_tables", "table_rows", "table_schema"]
 
-_TABLES = """
+_TABLES = f"""
 SELECT schema_name, table_name, 'BASE TABLE' AS table_type, estimated_size AS rows, column_count AS columns
 FROM duckdb_tables() WHERE database_name = $catalog AND NOT internal AND NOT temporary
-    AND schema_name <> '_ducktower'
+    AND schema_name <> '{SCHEMA}'
 UNION ALL
 SELECT schema_name, view_name, 'VIEW', NULL, column_count
 FROM duckdb_views() WHERE database_name = $catalog AND NOT internal AND NOT temporary
@@ -29,10 +30,7 @@ def list_tables(cursor: Any, catalog: str) -> Any:
 def table_schema(cursor: Any, catalog: str, target: Target) -> Any:
     """Return the Arrow schema of a table or view. Raises TableNotFound."""
     table_columns(cursor, catalog, target)
-    reader = carried(cursor.sql(f"FROM {table_name(catalog, target)} LIMIT 0")).to_arrow_reader(1)
-    schema = reader.schema
-    reader.close()
-    return schema
+    return schema_of(cursor.sql(f"FROM {table_name(catalog, target)}"))
 
 
 def table_rows(cursor: Any, catalog: str, target: Target) -> int:

@@ -285,7 +285,6 @@ class Database:
             settings["memory_limit"] = config.memory_limit
         if config.threads is not None:
             settings["threads"] = str(config.threads)
-        cores.roam()  # DuckDB\'s threads begin where this one is
         root = self._opened(settings)
         if opens_something:  # which DuckDB takes only once it runs, and before these close it
             _load(root, config.allow_extensions)
@@ -311,6 +310,7 @@ class Database:
 
         DuckDB hands out the old, dead instance for as long as anything still refers to it.
         """
+        cores.roam()  # it began where its maker was, and DuckDB's threads begin where it is
         for drop in self._before_reopen:
             drop()
         logged = time.monotonic()

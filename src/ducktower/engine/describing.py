@@ -15,7 +15,7 @@ import duckdb
 import pyarrow as pa
 
 from ..arrow_types import plain_type
-from .carried import carried
+from .carried import schema_of
 from .parameters import ordered_names
 from .statements import is_query, kind_of
 
@@ -135,14 +135,8 @@ def _asked(cursor: Any, types: Sequence[str]) -> list[Any]:
     columns = ", ".join(
         f"CAST(NULL AS {_SQL_TYPES.get(kind, kind)}) AS c{position}" for position, kind in enumerate(types)
     )
-    reader = carried(cursor.sql(f"SELECT {columns} LIMIT 0")).to_arrow_reader(1)
-    fields = list(reader.schema)
-    reader.close()
-    return fields
+    return list(schema_of(cursor.sql(f"SELECT {columns}")))
 
 
 def _planned(cursor: Any, statement: Any) -> Any:
-    reader = carried(cursor.sql(statement)).limit(0).to_arrow_reader(1)
-    schema = reader.schema
-    reader.close()
-    return schema
+    return schema_of(cursor.sql(statement))

@@ -33,7 +33,7 @@ from .access import Principal
 from .appending import Appending
 from .block_cache import BlockCache
 from .calls import Caller, Calls
-from .carried import carried
+from .carried import schema_of
 from .commit_queue import CommitQueue
 from .database import Database
 from .describing import Describer
@@ -137,10 +137,7 @@ class Engine:
             cursor = lease.cursor
             cursor.execute(BEGIN_READ_ONLY)
             statement = self._guard.one_query(cursor, sql, who(caller), trail_of(caller))
-            reader = carried(cursor.sql(statement, params=parameters)).limit(0).to_arrow_reader(1)
-            schema = reader.schema
-            reader.close()
-            return schema
+            return schema_of(cursor.sql(statement, params=parameters))
 
     def tables(self, caller: Caller | None = None) -> Any:
         """Return a pyarrow.Table: schema_name, table_name, table_type, rows (NULL for views), columns."""

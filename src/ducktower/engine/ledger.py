@@ -211,7 +211,8 @@ class Ledger:
             yield turn
             self.stored(turn.lines)
         except BaseException:
-            self.forget()  # a COMMIT that failed may have stored it
+            if turn.lines:  # a COMMIT was asked for, and may have stored it
+                self.forget()
             raise
         finally:
             self.release({claim.key})

@@ -15,6 +15,7 @@ from typing import Any
 import pyarrow as pa
 
 from .describing import Describer
+from .ledger import SCHEMA
 
 __all__ = ["TABLE_TYPES", "answered", "catalogs", "db_schemas", "names_of", "table_types", "tables_of"]
 
@@ -37,9 +38,9 @@ _TABLES = pa.schema(
 _TABLE_SCHEMA = pa.field("table_schema", pa.binary(), nullable=False)
 _TABLE_TYPES = pa.schema([pa.field("table_type", pa.string(), nullable=False)])
 
-_RELATIONS = """
+_RELATIONS = f"""
 SELECT database_name, schema_name, table_name, if(temporary, 'LOCAL TEMPORARY', 'TABLE') AS table_type
-FROM duckdb_tables() WHERE NOT internal AND schema_name <> '_ducktower'
+FROM duckdb_tables() WHERE NOT internal AND schema_name <> '{SCHEMA}'
 UNION ALL
 SELECT database_name, schema_name, view_name, if(temporary, 'LOCAL TEMPORARY', 'VIEW')
 FROM duckdb_views() WHERE NOT internal AND NOT starts_with(view_name, '__ducktower_')
@@ -48,7 +49,7 @@ FROM duckdb_views() WHERE NOT internal AND NOT starts_with(view_name, '__ducktow
 # Of the catalogs the one that is served, and the temporary one where it holds something.
 _SCHEMAS = f"""
 SELECT database_name, schema_name FROM duckdb_schemas()
-WHERE database_name = $served AND schema_name NOT IN ('information_schema', 'pg_catalog', '_ducktower')
+WHERE database_name = $served AND schema_name NOT IN ('information_schema', 'pg_catalog', '{SCHEMA}')
 UNION
 SELECT database_name, schema_name FROM ({_RELATIONS}) WHERE database_name = 'temp'
 """

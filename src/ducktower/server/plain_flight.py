@@ -130,11 +130,11 @@ class PlainFlight:
         if descriptor.descriptor_type != flight.DescriptorType.CMD:
             raise InvalidArgument("DoExchange needs a command, not a path")
         command = commands.parse_exchange(descriptor.command)
-        target = _target(command.put)
         if command.kind == "ingest":
             with self.idle.watch(caller) as watched:
                 writer.write_metadata(self._store(command.put, reader, watched))
         else:
+            target = _target(command.put)
             outbox = Outbox(self._acks, writer)
             with self._lock:
                 self._open_streams[outbox] = caller
