@@ -406,6 +406,20 @@ class TestErrors:
                 for noise in ("Detail:", "Traceback", "Python exception", "debug context", "\n"):
                     assert noise not in caught.value.message
 
+    def test_a_call_that_a_stopping_server_dropped(self) -> None:
+        """gRPC's own CANCELLED is no cancelled call: it is UNAVAILABLE, and a write may have been stored."""
+
+        class Stopping(flight.FlightServerBase):  # type: ignore[misc]
+            def do_put(self, *_: Any) -> None:
+                raise flight.FlightCancelledError("CANCELLED")
+
+        with (
+            Stopping("grpc://127.0.0.1:0") as stopping,
+            ducktower.connect(f"grpc://127.0.0.1:{stopping.port}", retry_seconds=0) as client,
+            pytest.raises(ducktower.Unavailable, match=r"\(CANCELLED\)$"),
+        ):
+            client.ingest("t", TABLE)
+
     def test_a_source_that_raises_an_arrow_error(self, client: ducktower.FlightClient) -> None:
         """The user's own exception comes back as it was, and nothing is stored."""
         client.create_table("t", TABLE.schema)

@@ -6,6 +6,7 @@ clients that know no codes. Owns that table. Must never decide on any other part
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import pyarrow as pa
@@ -89,11 +90,14 @@ _STATUS: dict[type[DucktowerError], type[Exception]] = {
     InternalError: flight.FlightInternalError,
 }
 
+_LEAD = re.compile(r"Flight (?:returned unavailable error|cancelled call), with message: ")
 _UNCODED: tuple[tuple[type[BaseException], type[DucktowerError]], ...] = (
     # What gRPC and foreign servers send without a code of ours.
     (flight.FlightUnavailableError, Unavailable),
     (flight.FlightTimedOutError, TimedOut),
-    (flight.FlightCancelledError, Cancelled),
+    # A call that reached a server in the moment in which it stopped listening: gRPC answers CANCELLED, of which
+    # nothing may be concluded, while a call that was cancelled at a server of ours comes with our code.
+    (flight.FlightCancelledError, Unavailable),
     (flight.FlightUnauthenticatedError, Unauthenticated),
     (flight.FlightUnauthorizedError, Forbidden),
     (pa.ArrowCancelled, Cancelled),
@@ -123,7 +127,7 @@ def from_flight(error: BaseException) -> DucktowerError:
     line = line.split(". gRPC client debug context", 1)[0].split(". Detail: ", 1)[0]
     for theirs, ours in _UNCODED:
         if isinstance(error, theirs):
-            return ours(line.removeprefix("Flight returned unavailable error, with message: "))
+            return ours(_LEAD.sub("", line))
     return InternalError(f"{type(error).__name__}: {line}")
 
 
