@@ -18,11 +18,18 @@ LIMITS = [
 
 
 @pytest.mark.parametrize(("kind", "name"), LIMITS, ids=[name for _, name in LIMITS])
-@pytest.mark.parametrize("value", [0, -1])
-def test_a_limit_must_be_above_zero(kind: type, name: str, value: int) -> None:
-    """A limit of nothing is refused when it is given, and the refusal names it."""
+@pytest.mark.parametrize("value", [0, -1, float("nan"), "5"])
+def test_a_limit_must_be_above_zero(kind: type, name: str, value: object) -> None:
+    """A limit of nothing, or that is no number, is refused when it is given, and the refusal names it."""
     with pytest.raises(ducktower.InvalidArgument, match=name):
         kind(**{name: value})
+
+
+@pytest.mark.parametrize("seconds", [float("inf"), 1e300, 1e10])
+def test_a_time_is_one_that_a_clock_can_keep(seconds: float) -> None:
+    """A time past that would fail where it is waited for; no limit is said with None."""
+    with pytest.raises(ducktower.InvalidArgument, match="drain_seconds must be at most 1000000000"):
+        ServerConfig(drain_seconds=seconds)
 
 
 @pytest.mark.parametrize("port", [-1, 65536])

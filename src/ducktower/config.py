@@ -17,17 +17,27 @@ MIB = 1024 * KIB
 
 DEFAULT_PORT = 8815
 
+_SECONDS_MAX = 1e9
+"""Longest time that a setting may name, thirty years: the system's clocks end at nine times that."""
+
 
 class _Checked:
-    """Refuses a limit that is not above zero, by name."""
+    """Refuses a limit that is no number above zero, by name."""
 
     def __post_init__(self) -> None:
         for field in fields(self):  # type: ignore[arg-type]
-            value = getattr(self, field.name)
-            if field.name.endswith(("_max", "_seconds")) and value is not None and value <= 0:
-                raise InvalidArgument(f"{field.name} must be above 0, not {value}")
-            if field.name.endswith("_min") and value < 0:
-                raise InvalidArgument(f"{field.name} must not be below 0, but is {value}")
+            name, value = field.name, getattr(self, field.name)
+            if value is None or not name.endswith(("_max", "_min", "_seconds")):
+                continue
+            if not isinstance(value, (int, float)) or value != value:
+                raise InvalidArgument(f"{name} must be a number, not {value!r}")
+            if name.endswith("_min"):
+                if value < 0:
+                    raise InvalidArgument(f"{name} must not be below 0, but is {value}")
+            elif value <= 0:
+                raise InvalidArgument(f"{name} must be above 0, not {value}")
+            if name.endswith("_seconds") and value > _SECONDS_MAX:
+                raise InvalidArgument(f"{name} must be at most {_SECONDS_MAX:.0f}, not {value}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -6,6 +6,7 @@ for what a user can cause, nor import what a single command needs: `--help` has 
 
 from __future__ import annotations
 
+import math
 import os
 import sys
 import traceback
@@ -44,6 +45,19 @@ class _Commands(typer.core.TyperGroup):
         return result
 
 
+class _Command(typer.core.TyperCommand):
+    """Takes no number that is none, nor an endless one: `nan` is neither below a limit nor above it."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        left: list[str] = super().parse_args(ctx, args)
+        parameter: Any
+        for parameter in self.params:
+            value = ctx.params.get(parameter.name)
+            if isinstance(value, float) and not math.isfinite(value):
+                raise typer.BadParameter(f"{value:g} is no finite number", ctx=ctx, param=parameter)
+        return left
+
+
 app = typer.Typer(
     cls=_Commands,
     add_completion=False,
@@ -54,15 +68,15 @@ app = typer.Typer(
     epilog=f"Every option can be given as the environment variable named beside it. {TRACEBACK_VARIABLE}=1 "
     "shows where an error came from.",
 )
-app.command("serve")(serve.command)
-app.command("write")(write_read.write_command)
-app.command("read")(write_read.read_command)
-app.command("demo")(demo.command)
-app.command("query")(query.command)
-app.command("execute")(execute.command)
-app.command("ingest")(ingest.command)
-app.command("tables")(status.tables_command)
-app.command("health")(status.health_command)
+app.command("serve", cls=_Command)(serve.command)
+app.command("write", cls=_Command)(write_read.write_command)
+app.command("read", cls=_Command)(write_read.read_command)
+app.command("demo", cls=_Command)(demo.command)
+app.command("query", cls=_Command)(query.command)
+app.command("execute", cls=_Command)(execute.command)
+app.command("ingest", cls=_Command)(ingest.command)
+app.command("tables", cls=_Command)(status.tables_command)
+app.command("health", cls=_Command)(status.health_command)
 app.add_typer(token.app, name="token")
 
 

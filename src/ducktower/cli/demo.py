@@ -31,12 +31,20 @@ _START_SECONDS_MAX_PER_PROCESS = 2.0
 _SECONDS_WITHOUT_TERMINAL = 10.0
 _WRITE_RATE = 5000.0
 _READ_RATE = 20.0
+_PROCESSES_MAX = 500
+"""Of each kind: every one takes tens of megabytes, and a slip of the hand must not take the machine."""
 
 
 def command(
     *,
-    writers: Annotated[int, typer.Option(envvar="DUCKTOWER_DEMO_WRITERS", min=0, help="Writing processes.")] = 2,
-    readers: Annotated[int, typer.Option(envvar="DUCKTOWER_DEMO_READERS", min=0, help="Reading processes.")] = 1,
+    writers: Annotated[
+        int,
+        typer.Option(envvar="DUCKTOWER_DEMO_WRITERS", min=0, max=_PROCESSES_MAX, help="Writing processes."),
+    ] = 2,
+    readers: Annotated[
+        int,
+        typer.Option(envvar="DUCKTOWER_DEMO_READERS", min=0, max=_PROCESSES_MAX, help="Reading processes."),
+    ] = 1,
     seconds: Annotated[
         float | None,
         typer.Option(

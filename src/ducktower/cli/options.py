@@ -26,6 +26,7 @@ DEFAULT_URL = f"grpc://127.0.0.1:{DEFAULT_PORT}"
 _PANEL = "Connection"
 _RETRY_SECONDS = 2.0
 _ARGUMENT = "connection"
+_PER_SECOND_MIN, _PER_SECOND_MAX = 1e-9, 1e9  # and of seconds from one to the next
 
 
 def _option(flag: str, variable: str, text: str) -> Any:
@@ -106,13 +107,15 @@ def rate_of(rate: str | None, every: float | None, *, default: float | None) -> 
     """Return how often a second, from `--rate` and `--every`; None is as fast as possible.
 
     Raises:
-        typer.BadParameter: both were given, or one is no number above 0.
+        typer.BadParameter: both were given, or one is no number above 0, or nothing that a clock can keep.
     """
     if rate is not None and every is not None:
         raise typer.BadParameter("give --rate or --every, not both")
     if every is not None:
-        if every <= 0:
-            raise typer.BadParameter(f"--every must be above 0 seconds, not {every:g}")
+        if not _PER_SECOND_MIN <= every <= _PER_SECOND_MAX:
+            raise typer.BadParameter(
+                f"--every must be between {_PER_SECOND_MIN:g} and {_PER_SECOND_MAX:g} seconds, not {every:g}"
+            )
         return 1 / every
     if rate is None:
         return default
@@ -122,6 +125,8 @@ def rate_of(rate: str | None, every: float | None, *, default: float | None) -> 
         value = float(rate)
     except ValueError:
         value = 0.0
-    if not 0 < value < float("inf"):
-        raise typer.BadParameter(f"--rate must be a number above 0 or `max`, not {rate!r}")
+    if not _PER_SECOND_MIN <= value <= _PER_SECOND_MAX:
+        raise typer.BadParameter(
+            f"--rate must be `max` or a number from {_PER_SECOND_MIN:g} to {_PER_SECOND_MAX:g}, not {rate!r}"
+        )
     return value
