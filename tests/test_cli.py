@@ -9,6 +9,7 @@ import pty
 import re
 import select
 import signal
+import struct
 import subprocess
 import sys
 import time
@@ -16,6 +17,7 @@ from collections.abc import Iterator
 from dataclasses import fields
 from pathlib import Path
 
+import duckdb
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -28,6 +30,14 @@ from ducktower.config import EngineConfig, ServerConfig
 from support.waiting import until
 
 ODD = 'a"; DROP TABLE b; --'
+
+
+def storage_checksum(page: bytes | bytearray) -> int:
+    """DuckDB's checksum of a header of its file."""
+    found = 5381
+    for (word,) in struct.iter_unpack("<Q", page):
+        found ^= word * 0xBF58476D1CE4E5B9 & 0xFFFFFFFFFFFFFFFF
+    return found
 
 
 @pytest.fixture(scope="module")
@@ -97,6 +107,32 @@ class TestServe:
         assert b"where.duckdb" in result.stderr
         assert b"Traceback" not in result.stderr
 
+    def test_a_path_that_is_no_file(self, tmp_path: Path) -> None:
+        """A directory and a pipe are named, and not waited for."""
+        pipe = tmp_path / "pipe.duckdb"
+        os.mkfifo(pipe)
+        for path in (pipe, tmp_path):
+            assert str(path) in cli.fails("serve", str(path), "--port", "0", code="INVALID_ARGUMENT")
+
+    @pytest.mark.parametrize("version", [1, 1000])
+    def test_a_file_of_another_version(self, tmp_path: Path, version: int) -> None:
+        """One that DuckDB cannot read yet, or no more, is named with its version, and stays as it was."""
+        path = tmp_path / "other.duckdb"
+        duckdb.connect(str(path)).close()
+        page = bytearray(path.read_bytes())
+        struct.pack_into("<Q", page, 12, version)
+        struct.pack_into("<Q", page, 0, storage_checksum(page[8:4096]))
+        path.write_bytes(page)
+        line = cli.fails("serve", str(path), "--port", "0", code="INVALID_ARGUMENT")
+        assert "other.duckdb" in line
+        assert f"version number {version}" in line
+        assert path.read_bytes() == page
+
+    def test_an_address_of_another_machine(self) -> None:
+        """It is named on one line, before a database is opened."""
+        line = cli.fails("serve", "--host", "192.0.2.1", "--insecure", "--port", "0", code="INVALID_ARGUMENT")
+        assert '"192.0.2.1" is no address of this machine' in line
+
     def test_an_open_address_needs_a_word(self) -> None:
         """A server that other machines reach is not started by mistake."""
         cli.fails("serve", "--host", "0.0.0.0", "--port", "0", code="FORBIDDEN")
@@ -132,6 +168,14 @@ class TestUsage:
             ("ingest", "t", "x.csv", "--mode", "upsert"),
             ("demo", "--scenario", "nonsense"),
             ("demo", "--writers", "-1"),
+            ("demo", "--writers", "1000000000"),
+            ("demo", "--seconds", "nan"),
+            ("demo", "--rate", "nan"),
+            ("write", "--seconds", "inf"),
+            ("write", "--every", "nan"),
+            ("read", "--every", "1e-320"),
+            ("read", "--rate", "1e308"),
+            ("serve", "--drain-seconds", "nan"),
         ],
     )
     def test_bad_usage_exits_2_with_one_line(self, arguments: tuple[str, ...]) -> None:
@@ -245,6 +289,11 @@ class TestWriteAndRead:
         """`read --query` asks it, and shows the answer."""
         out = cli.run("read", "--query", "SELECT 6 * 7 AS answer", "--count", "2", "--rate", "max", "--url", url).stdout
         assert [line.split()[:2] for line in out.decode().splitlines()] == [["answer", "42"]] * 2
+
+    def test_an_answer_with_equal_names(self, url: str) -> None:
+        """Every column is shown, whatever it is called."""
+        out = cli.run("read", "--query", "SELECT 1 AS a, 2 AS a", "--count", "1", "--url", url).stdout
+        assert out.startswith(b"a 1, a 2")
 
     def test_an_odd_table_name_is_a_name(self, url: str) -> None:
         """A name that looks like SQL makes a table of that name, and harms no other."""

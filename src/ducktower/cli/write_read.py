@@ -185,12 +185,14 @@ def _wait_for(client: FlightClient, table: str, seconds: float, stop: threading.
 
 def _answer_text(answer: pa.Table) -> str:
     """Return a result as short text: the bare value of a single one, else one line for each row."""
-    rows = answer.slice(0, _ANSWER_ROWS_MAX).to_pylist()
     if answer.num_rows == 1 and answer.num_columns == 1:
         return one_line(f"{answer.column_names[0]} {answer.column(0)[0].as_py()}")
-    lines = [one_line(", ".join(f"{name} {value}" for name, value in row.items())) for row in rows]
-    if answer.num_rows > len(rows):
-        lines.append(f"and {answer.num_rows - len(rows):,} more rows")
+    columns = [column.to_pylist() for column in answer.slice(0, _ANSWER_ROWS_MAX).columns]  # names may be equal
+    rows = zip(*columns, strict=True)
+    lines = [one_line(", ".join(f"{name} {value}" for name, value in zip(answer.column_names, row, strict=True)))
+             for row in rows]  # fmt: skip
+    if answer.num_rows > len(lines):
+        lines.append(f"and {answer.num_rows - len(lines):,} more rows")
     return "\n".join(lines) if lines else "no rows"
 
 

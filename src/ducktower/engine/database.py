@@ -296,6 +296,10 @@ class Database:
     def _opened(self, settings: dict[str, Any]) -> Any:
         """Open the file, which replays its WAL."""
         config = self._config
+        if self._path and os.path.exists(self._path) and not os.path.isfile(self._path):
+            # To open a pipe would wait for its other end, and hear no signal meanwhile.
+            what = "is a directory" if os.path.isdir(self._path) else "is no regular file"
+            raise InvalidArgument(f'database "{config.database}" {what}')
         with contextlib.nullcontext(Found()) if not self._path else replaying(self._path) as found:
             started = time.monotonic()
             try:
@@ -389,14 +393,16 @@ def _cannot_open(config: EngineConfig, error: duckdb.Error) -> Exception:
     if "Could not set lock on file" in str(error):
         return Unavailable(f'database "{database}" is held by another process: {text}')
     if database != ":memory:":
-        if path.is_dir():
-            return InvalidArgument(f'database "{database}" is a directory')
         if not path.parent.is_dir():
             return InvalidArgument(f'database "{database}": there is no directory "{path.parent}"')
         if path.exists() and not os.access(path, os.R_OK | os.W_OK):
             return InvalidArgument(f'database "{database}" may not be read and written by this user')
+        if not path.exists() and not os.access(path.parent, os.W_OK | os.X_OK):
+            return InvalidArgument(f'database "{database}": this user may not write into "{path.parent}"')
         if path.exists() and not _looks_like_duckdb(path):
             return InvalidArgument(f'file "{database}" is no DuckDB database')
+        if "storage version number" in text:
+            return InvalidArgument(f'database "{database}" is not of this version of DuckDB: {text}')
     for name, value in (("memory_limit", config.memory_limit), ("threads", config.threads)):
         if value is not None:
             try:

@@ -320,9 +320,7 @@ def _starting_alone(host: str, port: int) -> Iterator[None]:
 
 
 def _probe_port(host: str, port: int) -> None:
-    """Refuse a port that is taken: gRPC would say so on stderr alone."""
-    if port == 0:
-        return
+    """Refuse a port that is taken, and an address that is not here: gRPC would say so on stderr alone."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     with contextlib.closing(socket.socket(family, socket.SOCK_STREAM)) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -331,4 +329,6 @@ def _probe_port(host: str, port: int) -> None:
         except PermissionError as error:
             raise InvalidArgument(f"port {port} on {host} may not be used by this user") from error
         except OSError as error:
+            if error.errno == errno.EADDRNOTAVAIL:
+                raise InvalidArgument(f'host "{host}" is no address of this machine') from error
             raise Unavailable(f"port {port} on {host} is in use") from error
