@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -243,6 +244,62 @@ class TestRows:
         append("t", pa.table({"c": [{"S": {"B": 2}, "X": 1}]}))
         assert rows_of(client, "t") == [{"c": {"x": 1, "y": None, "s": {"a": None, "b": 2}}}]
 
+    @pytest.mark.parametrize(
+        ("kind", "value", "said"),
+        [
+            ("BIGINT", pa.array([1.0, 1.9]), "found DOUBLE, wanted BIGINT: not a whole number: 1.9"),
+            ("BIGINT", pa.array([-0.25], pa.float32()), "found FLOAT, wanted BIGINT: not a whole number: -0.25"),
+            ("INTEGER", pa.array([Decimal("7.10")]), r"found DECIMAL\(3,2\), wanted INTEGER: not a whole number: 7.10"),
+            ("SMALLINT", pa.array(["12.5"]), "found VARCHAR, wanted SMALLINT: not a whole number: 12.5"),
+            ("BIGINT[]", pa.array([[1.0, 2.5]]), r"found DOUBLE\[\], wanted BIGINT\[\]: not a whole number: .*2.5"),
+            ("STRUCT(n INTEGER, x FLOAT)", pa.array([{"X": 0.1, "N": 0.5}]), "wanted STRUCT.*whole number: .*0.5"),
+        ],
+        ids=["double", "float", "decimal", "text", "list", "struct"],
+    )
+    def test_a_fraction_does_not_fit_an_integer(
+        self, client: ducktower.FlightClient, append: Callable[[str, Any], None], kind: str, value: Any, said: str
+    ) -> None:
+        """It is not rounded: the column, the types and the value are named, and nothing is stored."""
+        client.execute(f'CREATE TABLE t (i INTEGER, "it\'s" {kind})')
+        with pytest.raises(ducktower.SchemaMismatch, match=f'^column "it\'s": .*{said}'):
+            append("t", pa.table({"i": pa.array(range(len(value)), pa.int32()), "it's": value}))
+        assert rows_of(client, "t") == []
+
+    def test_whole_numbers_fit_whatever_their_type(
+        self, client: ducktower.FlightClient, append: Callable[[str, Any], None]
+    ) -> None:
+        """A float, a decimal or a text without a fraction is an integer, NULL among them and at any size."""
+        client.execute(
+            "CREATE TABLE t (a BIGINT, b INTEGER, c UBIGINT, d HUGEINT[], e STRUCT(x DOUBLE, n TINYINT), f FLOAT)"
+        )
+        rows = {
+            "a": [1.0, None, -9007199254740992.0],
+            "b": [Decimal("5.00"), None, Decimal("-1.00")],
+            "c": ["18446744073709551615", None, "3.0"],
+            "d": [[1e30, None], None, []],
+            "e": [{"n": 7.0, "x": 0.1}, None, {"n": None, "x": None}],
+            "f": [0.1, None, 1e-300],
+        }
+        append("t", pa.table(rows))
+        assert [row["a"] for row in rows_of(client, "t")] == [-9007199254740992, 1, None]
+        assert client.query("SELECT b, c::VARCHAR AS c, d::VARCHAR AS d, e FROM t WHERE a = 1").to_pylist() == [
+            {"b": 5, "c": "18446744073709551615", "d": "[1000000000000000019884624838656, NULL]",
+             "e": {"x": 0.1, "n": 7}}
+        ]  # fmt: skip
+        assert client.query("SELECT c, e FROM t WHERE a < 0").to_pylist() == [{"c": 3, "e": {"x": None, "n": None}}]
+
+    def test_a_column_keeps_as_many_digits_as_it_has(
+        self, client: ducktower.FlightClient, append: Callable[[str, Any], None]
+    ) -> None:
+        """Of decimals, floats and times the rest is rounded: that is the type that its owner chose."""
+        client.execute("CREATE TABLE t (d DECIMAL(9, 2), f FLOAT, moment TIMESTAMP, day DATE)")
+        at = pa.array([1_700_000_000_123_456_789], pa.timestamp("ns"))
+        append("t", pa.table({"d": [1.256], "f": [0.1], "moment": at, "day": at}))
+        found = client.query("SELECT d, f = 0.1::FLOAT AS f, moment::VARCHAR AS moment, day::VARCHAR AS day FROM t")
+        assert found.to_pylist() == [
+            {"d": Decimal("1.26"), "f": True, "moment": "2023-11-14 22:13:20.123457", "day": "2023-11-14"}
+        ]
+
     def test_a_generated_column_is_named(
         self, client: ducktower.FlightClient, append: Callable[[str, Any], None]
     ) -> None:
@@ -466,6 +523,16 @@ class TestUpsert:
         with pytest.raises(ducktower.SchemaMismatch, match='"nope"'):
             self.upsert(client, pa.table({"a": [1], "nope": ["x"]}), key=["nope"])
         assert [row["v"] for row in rows_of(client, "t", "a, b")] == [10, 20]
+
+    def test_a_null_is_no_key(self, client: ducktower.FlightClient) -> None:
+        """It would match no row, and be added again each time: the write is refused, and the key column named."""
+        for rows in ({"a": [1, None], "b": ["x", "x"], "v": [5, 5]}, {"a": [1, 1], "b": [None, "x"], "v": [5, 5]}):
+            column = "a" if None in rows["a"] else "b"
+            with pytest.raises(ducktower.ConstraintViolation, match=f'^key column "{column}" is NULL'):
+                self.upsert(client, pa.table(rows))
+        assert [(row["a"], row["v"]) for row in rows_of(client, "t", "a, b")] == [(1, 10), (2, 20)]
+        self.upsert(client, pa.table({"a": [1], "b": ["x"], "v": pa.array([None], pa.int32())}))
+        assert [row["v"] for row in rows_of(client, "t", "a, b")] == [None, 20]
 
     def test_a_bad_value_changes_nothing(self, client: ducktower.FlightClient) -> None:
         """One value that does not fit refuses the whole upsert, and is named."""

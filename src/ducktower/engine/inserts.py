@@ -14,6 +14,7 @@ import pyarrow as pa
 
 from ..errors import ConstraintViolation, DucktowerError, InvalidArgument, SchemaMismatch, TableExists, TableNotFound
 from .failures import does_not_fit, translate
+from .whole_values import may_have_fractions, not_null, refusal, whole
 from .words import Target
 
 __all__ = [
@@ -190,7 +191,8 @@ def insert_sql(cursor: Any, catalog: str, target: Target, sent: pa.Schema, colum
     _refuse_unknown_fields(cursor, sent, into)
     _refuse_generated(cursor, table, into)
     names = ", ".join(quoted(column.name) for column in into)
-    values = ", ".join(quoted(name) for name in sent.names)
+    given = _checked(cursor, sent, into)
+    values = ", ".join(given)
     if target.mode != "upsert":
         return f"INSERT INTO {table} ({names}) SELECT {values} FROM {quoted(source)}"
 
@@ -199,7 +201,8 @@ def insert_sql(cursor: Any, catalog: str, target: Target, sent: pa.Schema, colum
     rest = [column for column in into if column.name.lower() not in keys]
     by_key = ", ".join(quoted(column.name) for column in key_columns)
     renamed = ", ".join(
-        f"{quoted(name)} AS {quoted(column.name)}" for name, column in zip(sent.names, into, strict=True)
+        f"{not_null(value, column) if column in key_columns else value} AS {quoted(column.name)}"
+        for value, column in zip(given, into, strict=True)
     )
     last = (
         f"SELECT {names} FROM (SELECT {renamed}, row_number() OVER () AS __arrival FROM {quoted(source)}) "
@@ -217,6 +220,15 @@ def insert_sql(cursor: Any, catalog: str, target: Target, sent: pa.Schema, colum
         f"MERGE INTO {table} AS old USING ({last}) AS new ON ({match}) "
         f"{update}WHEN NOT MATCHED THEN INSERT ({names}) VALUES ({new})"
     )
+
+
+def _checked(cursor: Any, sent: pa.Schema, into: list[Column]) -> list[str]:
+    """Return the expressions that give the values of the columns sent, none of which loses a fraction."""
+    names = [quoted(name) for name in sent.names]
+    if not any(may_have_fractions(field.type) for field in sent):
+        return names
+    sources = source_columns(cursor, sent)
+    return [whole(name, given, column) for name, given, column in zip(names, sources, into, strict=True)]
 
 
 def _refuse_bits(sent: pa.Schema, into: list[Column]) -> None:
@@ -298,6 +310,9 @@ def diagnose(
     `source` is registered on `cursor` and holds the rows; None when they were a stream that is gone. DuckDB's
     conversion errors do not name the column, so each column is cast alone, until one fails as the insert did.
     """
+    refused = refusal(error)
+    if refused is not None:
+        return refused
     found = translate(error)
     if isinstance(error, (DucktowerError, duckdb.TransactionException)):
         return found

@@ -33,6 +33,7 @@ from .inserts import (
 )
 from .session_parts import Parts
 from .value_inserts import PlainInsert
+from .whole_values import refusal
 from .words import Mode, Target
 
 __all__ = ["Ingest", "Loading", "insert_rows"]
@@ -131,7 +132,7 @@ class Loading:
             try:
                 cursor.execute(sql)
             except VALUE_ERRORS as error:
-                found = translate(error)
+                found = refusal(error) or translate(error)
                 if isinstance(found, InvalidSQL):
                     raise one_of_these(found, sources, matched(target, self._sent, columns)) from error
                 raise
