@@ -349,6 +349,30 @@ class TestRefusals:
             assert rows.append({"i": 2, "v": "x"}).result().rows == 1
         assert numbers(client) == [1, 2]
 
+    @pytest.mark.parametrize(
+        ("kind", "good", "bad"),
+        [
+            ("BIGINT", 2.0, 1.5),
+            ("INTEGER", Decimal("2.00"), Decimal("1.5")),
+            ("TINYINT[]", [2.0, None], [1, 0.5]),
+            ("STRUCT(n INTEGER, x DOUBLE)", {"n": 2.0, "x": 0.5}, {"n": 1.5, "x": 0.5}),
+        ],
+        ids=["float", "decimal", "list", "struct"],
+    )
+    def test_a_fraction_for_an_integer_is_named(
+        self, client: ducktower.FlightClient, kind: str, good: object, bad: object
+    ) -> None:
+        """Arrow would cut it off: it is refused before it is sent, at any depth, and whole numbers fit."""
+        client.execute(f"CREATE TABLE counted (c {kind})")
+        with client.appender("counted") as rows:
+            kept = [rows.append({"c": good}), rows.append({"c": None})]
+            rows.flush()
+            write = rows.append({"c": bad})
+            with pytest.raises(ducktower.SchemaMismatch, match=r'column "c": found .*, wanted '):
+                write.result()
+            assert {write.result().rows for write in kept} == {2}
+        assert client.query("FROM counted WHERE c IS NOT NULL")["c"].to_pylist() == [good]
+
     def test_a_refusal_that_nobody_waited_for_is_raised_later(self, client: ducktower.FlightClient) -> None:
         """By the next flush, append or close: once."""
         client.execute("CREATE TABLE t (i BIGINT NOT NULL)")
@@ -549,6 +573,57 @@ class TestBreaks:
                 rows.close()
         with ducktower.serve(str(database)) as again, ducktower.connect(again.url) as client:
             assert numbers(client) == [1]
+
+    def test_a_server_that_ends_an_idle_stream(self, database: Path, caplog: pytest.LogCaptureFixture) -> None:
+        """The client ends it, too, in order: what else it does on its connection goes on, and a new appender works."""
+        with (
+            ducktower.serve(str(database), stream_idle_seconds=1.5) as server,
+            ducktower.connect(server.url) as client,
+        ):
+            client.create_table("t", SCHEMA)
+            _, batches = client.batches("SELECT i, hash(i) AS h FROM range(3000000) r(i)")
+            seen = next(batches).num_rows
+            rows = client.appender("t")
+            rows.append({"i": 1}).result()
+            unused = client.appender("t", columns=["v"])
+            until(lambda: server._listener._admission.in_flight() == 2, "the begin of both streams")
+            until(lambda: server._listener._admission.in_flight() == 0, "their end")
+            assert seen + sum(batch.num_rows for batch in batches) == 3_000_000
+            for over in (rows, unused):
+                with pytest.raises(ducktower.TimedOut, match=r"nothing was sent in the stream for 1\.5 seconds"):
+                    over.append({"v": "x"})
+                with pytest.raises(ducktower.TimedOut):
+                    over.close()
+            with client.appender("t") as again:
+                again.append({"i": 2}).result()
+            assert numbers(client) == [1, 2]
+        assert "cut" not in caplog.text
+
+    def test_a_server_that_stops_is_not_held(self, database: Path, caplog: pytest.LogCaptureFixture) -> None:
+        """An appender that nobody uses ends its stream when it is told that the server stops: nothing is cut."""
+        caplog.set_level("INFO")
+        with ducktower.serve(str(database), drain_seconds=0.5) as server, ducktower.connect(server.url) as client:
+            client.create_table("t", SCHEMA)
+            rows = client.appender("t")
+            rows.append({"i": 1}).result()
+            until(
+                lambda: "ducktower-appender-listen" in {thread.name for thread in threading.enumerate()}, "a listener"
+            )
+            server.close()
+            with pytest.raises(ducktower.Unavailable, match="the server is stopping"):
+                rows.close()
+        assert "cut" not in caplog.text
+
+    def test_a_forgotten_appender_ends_its_stream(self, server: ducktower.FlightServer) -> None:
+        """With its client, whoever listens."""
+        client = ducktower.connect(server.url)
+        client.create_table("t", SCHEMA)
+        rows = client.appender("t")
+        rows.append({"i": 1}).result()
+        until(rows._attended, "a listener")
+        del rows, client
+        gc.collect()
+        until(lambda: server._listener._admission.in_flight() == 0, "the end of the stream")
 
 
 class TestWire:

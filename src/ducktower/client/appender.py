@@ -184,6 +184,8 @@ class Appender:
     def _begin(self, schema: pa.Schema) -> None:
         self._stream = self._join(schema)
         self._names = frozenset(schema.names)
+        if clock.resting:
+            clock.wake()  # it has the stream listened to
 
     # -- sending --------------------------------------------------------------------------------------
 
@@ -213,7 +215,7 @@ class Appender:
         with stream.lock:
             self._unanswered[id(write)] = write
         stream.send(write)
-        if clock.resting and self._buffered():
+        if clock.resting:
             clock.wake()
 
     def _wait_for_room(self, deadline: float | None = None) -> None:
@@ -259,7 +261,7 @@ class Appender:
     def _check(self) -> None:
         """Raise what nobody was told of yet, or that the appender is closed."""
         stream = self._stream
-        if stream is not None and (self._failed or stream.broken is not None):
+        if stream is not None and (self._failed or stream.over is not None):
             self._raise_failure()
         if self._closed:
             raise InvalidArgument("the appender is closed")
@@ -275,26 +277,29 @@ class Appender:
             assert isinstance(error, DucktowerError)  # noqa: S101 - that is why it is in the list
             rest = f" ({len(failed) - 1} further writes were refused)" if len(failed) > 1 else ""
             raise type(error)(error.message + rest)
-        if stream.broken is not None:
-            raise stream.broken
+        over = stream.over
+        if over is not None:
+            raise over
 
     # -- rows that are left to themselves -------------------------------------------------------------
 
-    def _buffered(self) -> bool:
-        return self._open is not None or (self._stream is not None and self._stream.left_waiting())
+    def _attended(self) -> bool:
+        """Whether nothing is buffered here, and somebody listens to the server."""
+        return self._open is None and (self._stream is None or not self._stream.unheard())
 
     def _look(self, now: float) -> bool:
         """Have the sender send rows that waited long enough; True when there is anything to watch."""
-        if self._stream is not None and self._stream.left_waiting():
-            self._stream.start_reading()
+        stream = self._stream
+        if stream is not None and stream.left_waiting():
+            stream.start_reading()
             return True
-        if self._open is None:
-            return False
-        if now - self._open_since >= self._linger_seconds:
+        if self._open is not None and now - self._open_since >= self._linger_seconds:
             self._start_sender()
             if self._overdue is not None:
                 self._overdue.set()
-        return True
+        elif stream is not None:
+            stream.listen(now)
+        return not self._attended()
 
     def _start_sender(self) -> None:
         with self._lock:

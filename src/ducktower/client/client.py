@@ -188,6 +188,8 @@ class FlightClient:
 
         Parameters go to the last statement, and `rows` are those that it changed or returned.
         """
+        if not isinstance(sql, str):
+            raise InvalidArgument(f"SQL is text, not {type(sql).__name__}")
         body = Query(sql, _parameters(parameters)).to_bytes()
         results = self._retried(lambda: self._action("execute", body), Overloaded, Conflict)
         done = json.loads(results[0])

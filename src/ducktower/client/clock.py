@@ -1,7 +1,7 @@
-"""One clock for the appenders of a process: it sees to it that rows left to themselves are sent.
+"""One clock for the appenders of a process: rows left to themselves are sent, and servers listened to.
 
-Owns one thread, which rests while no appender has rows. Must never send: a server that does not listen would stop it
-for all.
+Owns one thread, which rests while no appender has rows and each has somebody who listens. Must never send: a server
+that does not listen would stop it for all.
 """
 
 from __future__ import annotations
@@ -54,22 +54,24 @@ class Clock:
         while True:
             time.sleep(self._TICK_SECONDS)
             now = time.monotonic()
-            with self._lock:
-                watched = list(self._watched)
-            for appender in watched:
-                if self._looked(appender, now):
-                    busy_at = now
-            del watched
+            if self._looked_at_all(now):
+                busy_at = now
             if now - busy_at > self._REST_AFTER_SECONDS:
                 with self._lock:
                     # An append may have come since the look, and told nobody because `resting` was unset: so it is set
                     # first, and looked again.
                     self.resting = True
-                    if any(appender._buffered() for appender in self._watched):
+                    if not all(appender._attended() for appender in self._watched):
                         self.resting = False
                         continue
                     self._lock.wait()
                 busy_at = time.monotonic()
+
+    def _looked_at_all(self, now: float) -> bool:
+        """Look at each appender; True when one has anything to watch. Holds none of them afterwards."""
+        with self._lock:
+            watched = list(self._watched)
+        return sum(self._looked(appender, now) for appender in watched) > 0
 
     def _looked(self, appender: Appender, now: float) -> bool:
         """Look at one appender; what fails there must not end the clock of the others."""

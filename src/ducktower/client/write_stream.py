@@ -9,7 +9,8 @@ Who does what:
 - whoever has a write sends it, or leaves it to the thread that is sending, or to the one that reads the next answer;
 - whoever waits for an outcome reads acknowledgements, its own and those of others, and hands the reading on when it
   has what it waited for. That saves two thread switches for each write that is waited for;
-- a thread reads only when somebody waits with a limit, or nobody waits at all.
+- a thread reads only when somebody waits with a limit, or nobody waits at all; and one answer, when nothing happens in
+  the stream: the server may end it, and is then answered by its end.
 
 Must never send a write twice: when the stream breaks, what was in flight has an unknown outcome, and says so.
 """
@@ -20,6 +21,7 @@ import contextlib
 import json
 import threading
 import time
+import weakref
 from collections import deque
 from collections.abc import Callable, Hashable
 from typing import Any
@@ -31,6 +33,7 @@ from ..protocol.commands import WRITES_PER_BATCH_MAX, error_from_body, parse_ack
 from ..protocol.status import from_flight
 from .clock import clock
 from .pending import Message, PendingWrite, Receipt
+from .whole_numbers import check_fractions, has_integers
 
 __all__ = ["WriteStream", "WriteStreams"]
 
@@ -38,6 +41,8 @@ _ROWS_PER_MESSAGE_MAX = 4_096
 _BYTES_PER_MESSAGE_MAX = 2 * 1024 * 1024
 """Of a message that carries several writes. A larger write travels alone."""
 _TURNS_GIVEN = 2
+_QUIET_SECONDS = 0.5
+"""Without a message for so long a stream is listened to by a thread of its own."""
 _MISFITS = (pa.ArrowException, TypeError, ValueError, OverflowError)
 
 
@@ -46,6 +51,7 @@ class WriteStream:
 
     def __init__(self, writer: Any, reader: Any, schema: pa.Schema, left: Callable[[WriteStream], bool]) -> None:
         self.schema = schema
+        self._counted = [field for field in schema if has_integers(field.type)]
         self._writer = writer
         self._reader = reader
         self._left = left  # takes one user off; True for the last one
@@ -66,17 +72,23 @@ class WriteStream:
         self._heir: PendingWrite | None = None  # the one whose thread was woken to read and does not know it yet
         self._thread: threading.Thread | None = None
         self._ending = False
+        self._half_closed = False
+        self._parting: DucktowerError | None = None  # why the server ends the stream; nothing more is sent then
+        self._quiet_since = time.monotonic()
         self.broken: DucktowerError | None = None
         self._over = PendingWrite(None)  # settled when the stream has ended
         self._writer.begin(schema)
+        # The listening thread holds the reader alone: a stream that everybody has forgotten ends.
+        weakref.finalize(self, self._reader.cancel).atexit = False
 
     # -- sending --------------------------------------------------------------------------------------
 
     def send(self, write: PendingWrite) -> None:
         """Have a write sent as soon as it may. Writes leave in order."""
         with self.lock:
-            if self.broken is not None or self._ending:
-                self._settle(write, self.broken or Unavailable("the stream has ended; the rows were not sent"))
+            if self.over is not None or self._ending:
+                over = self.broken or _unsent(self._parting or Unavailable("the stream has ended"), write.rows)
+                self._settle(write, over)
                 return
             self._queue.append(write)
             self._queued_rows += write.rows
@@ -93,10 +105,12 @@ class WriteStream:
             while message := self._next_message():
                 self._writer.write_with_metadata(*message)
         except (pa.ArrowException, OSError) as error:
-            self._break(error)
+            self._break(error, sending=False)
         except BaseException:
-            self._break(Unavailable("sending was interrupted"))
+            self._break(Unavailable("sending was interrupted"), sending=False)
             raise
+        if self._parting is not None:
+            self._half_close()
 
     def _let_others_queue(self) -> None:
         """Give way to threads whose last writes went with this one's and were answered with it, if they can run now.
@@ -138,6 +152,7 @@ class WriteStream:
                 first = self._sequence + 1
                 message = Message(len(writes))
                 self._messages += 1
+                self._quiet_since = time.monotonic()
                 self._moved.notify_all()
                 for write in writes:
                     self._sequence += 1
@@ -164,11 +179,11 @@ class WriteStream:
         if not any(isinstance(write._data, pa.RecordBatch) for write in taken):
             rows = taken[0]._data if len(taken) == 1 else [row for write in taken for row in write._data]
             with contextlib.suppress(*_MISFITS):
-                return pa.RecordBatch.from_pylist(rows, schema=self.schema), taken
+                return self._batch(rows), taken
         batches, fitting = [], []
         for write in taken:
             try:
-                batches.append(_batch(write._data, self.schema))
+                batches.append(self._batch(write._data))
                 fitting.append(write)
             except _MISFITS as error:
                 refusal = _misfit(self.schema, write._data, error)
@@ -177,6 +192,13 @@ class WriteStream:
         if len(batches) > 1:
             return pa.concat_batches(batches), fitting
         return (batches[0] if batches else None), fitting
+
+    def _batch(self, data: Any) -> pa.RecordBatch:
+        """Return a write's rows as a record batch. Raises one of _MISFITS."""
+        if isinstance(data, pa.RecordBatch):
+            return data
+        check_fractions(data, self._counted)
+        return pa.RecordBatch.from_pylist(data, schema=self.schema)
 
     def _fitting(self, batch: pa.RecordBatch, writes: list[PendingWrite]) -> tuple[pa.RecordBatch, list[PendingWrite]]:
         """Leave the last writes for the next message while this one has too many bytes."""
@@ -267,9 +289,35 @@ class WriteStream:
         with contextlib.suppress(ValueError):
             self._heirs.remove(write)
 
+    @property
+    def over(self) -> DucktowerError | None:
+        """Why it takes no more writes, or None while it does."""
+        return self.broken or self._parting
+
     def left_waiting(self) -> bool:
         """Whether writes wait to be sent and nobody reads the answer that they wait for."""
-        return bool(self._queue) and not self._reading and self._thread is None
+        return bool(self._queue) and self.unheard()
+
+    def unheard(self) -> bool:
+        """Whether nobody reads, although the server may say something."""
+        return not self._reading and self._thread is None and self.broken is None and not self._ending
+
+    def listen(self, now: float) -> None:
+        """Have one answer read when nothing has been sent for a while: the server's word that it ends the stream."""
+        if now - self._quiet_since < _QUIET_SECONDS:
+            return
+        with self.lock:
+            if not self.unheard():
+                return
+            listening = threading.Thread(
+                target=_listen, args=(weakref.ref(self), self._reader), name="ducktower-appender-listen", daemon=True
+            )
+            self._reading = True
+            try:
+                listening.start()
+            except BaseException:
+                self._reading = False  # there is no thread: the next look tries again
+                raise
 
     def start_reading(self) -> None:
         """Have acknowledgements read although nobody waits for them."""
@@ -291,8 +339,8 @@ class WriteStream:
                     return
             self._reading = False
             left = bool(self._queue)
-        if left:
-            clock.wake()  # nobody waits for what is queued: it has it sent
+        if left or clock.resting:
+            clock.wake()  # nobody waits for what is queued, or listens: it has that done
 
     def _read_one(self) -> None:
         """Read one message and settle what it answers. Called by the one thread that reads."""
@@ -303,15 +351,16 @@ class WriteStream:
             raise
 
     def _read(self) -> None:
-        try:
-            raw = self._reader.read_chunk().app_metadata
-        except StopIteration:
+        self._take(_answer_of(self._reader))
+
+    def _take(self, answer: bytes | BaseException | None) -> None:
+        """Settle what an answer answers: None is the end of the stream, an exception its failure."""
+        if answer is None:
             self._ended()
             return
-        except (pa.ArrowException, OSError) as error:
-            self._break(error)
+        if isinstance(answer, BaseException):
+            self._break(answer)
             return
-        answer = raw.to_pybytes() if raw is not None else b"{}"
         acknowledged = parse_ack(answer)
         if acknowledged is not None:
             first, last, commit = acknowledged
@@ -324,7 +373,7 @@ class WriteStream:
         message = json.loads(answer)
         refusal = error_from_body(message.get("error"))
         if message.get("sequence") is None:
-            self._break(refusal)
+            self._part(refusal)
             return
         with self.lock:
             write = self._in_flight.pop(message["sequence"], None)
@@ -352,7 +401,7 @@ class WriteStream:
         with self.lock:
             self._ending = True
         try:
-            self._writer.done_writing()
+            self._half_close()
             self.wait(self._over)
             self._writer.close()
         except (pa.ArrowException, OSError) as error:
@@ -366,12 +415,46 @@ class WriteStream:
         if not in_order:
             self._break(Unavailable("the server ended the stream"))
 
-    def _break(self, cause: BaseException) -> None:
-        """Give the stream up: what was sent and not answered has an unknown outcome."""
+    def _half_close(self) -> None:
+        """Say that nothing more will be sent. Called by the one who sends, or while nobody does."""
+        with self.lock:
+            if self._half_closed:
+                return
+            self._half_closed = True
+        with contextlib.suppress(pa.ArrowException, OSError):  # of a broken stream, which whoever reads learns
+            self._writer.done_writing()
+
+    def _part(self, why: DucktowerError) -> None:
+        """End the stream because the server asks for it, for a reason: so nothing that is in flight is in doubt.
+
+        Called by the one thread that reads. The server answers what it has, and ends its side then.
+        """
+        with self.lock:
+            if self._parting is not None:
+                return
+            self._parting = why
+            self._quiet_since = time.monotonic()
+            while self._queue:
+                write = self._queue.popleft()
+                self._settle(write, _unsent(why, write.rows))
+            self._queued_rows = 0
+            sending = self._sending  # then that thread half-closes the stream once it has sent what it took
+        if not sending:
+            self._half_close()
+        while self.broken is None and self._over._outcome is None:
+            self._read()
+
+    def _break(self, cause: BaseException, *, sending: bool | None = None) -> None:
+        """Give the stream up: what was sent and not answered has an unknown outcome.
+
+        The thread that sends says with `sending` that it does no more.
+        """
         found = cause if isinstance(cause, DucktowerError) else from_flight(cause)
         with self.lock:
+            self._sending = self._sending if sending is None else sending
             if self.broken is not None or self._over._outcome is not None:
                 return
+            found = self._parting or found
             in_flight, unsent = list(self._in_flight.values()), list(self._queue)
             self._in_flight.clear()
             self._queue.clear()
@@ -381,11 +464,37 @@ class WriteStream:
             lost = sum(write.rows for write in unsent)
             note += f"; {lost} rows were not sent" if lost else ""
             self.broken = type(found)(found.message + note)
-            self._sending = False
             for write in (*in_flight, *unsent):
                 self._settle(write, self.broken)
             self._over._settle(self.broken)
             self._moved.notify_all()
+
+
+def _answer_of(reader: Any) -> bytes | BaseException | None:
+    """Wait for one answer of the server's: None is the end of the stream, an exception its failure."""
+    try:
+        raw = reader.read_chunk().app_metadata
+    except StopIteration:
+        return None
+    except (pa.ArrowException, OSError) as error:
+        return error
+    return raw.to_pybytes() if raw is not None else b"{}"
+
+
+def _listen(stream: weakref.ref[WriteStream], reader: Any) -> None:
+    """Read one answer for the stream, if there still is one by then. It has a thread of its own."""
+    answer = _answer_of(reader)
+    heard = stream()
+    if heard is None:
+        return
+    try:
+        heard._take(answer)
+    finally:
+        heard._hand_on()
+
+
+def _unsent(why: DucktowerError, rows: int) -> DucktowerError:
+    return type(why)(f"{why.message}; {rows} rows were not sent")
 
 
 class WriteStreams:
@@ -401,7 +510,7 @@ class WriteStreams:
         """Return the stream for `key` and `schema`, opened by `start` when there is none that works."""
         with self._lock:
             stream = self._open.get((key, schema))
-            if stream is None or stream.broken is not None:
+            if stream is None or stream.over is not None:
                 stream = self._open[key, schema] = WriteStream(*start(), schema, self._leave)
                 self._users[stream] = 0
             self._users[stream] += 1
@@ -417,15 +526,13 @@ class WriteStreams:
             return True
 
 
-def _batch(data: Any, schema: pa.Schema) -> pa.RecordBatch:
-    return data if isinstance(data, pa.RecordBatch) else pa.RecordBatch.from_pylist(data, schema=schema)
-
-
 def _misfit(schema: pa.Schema, rows: list[Any], error: Exception) -> SchemaMismatch:
     """Name the column and the value that a write was refused for."""
     for field in schema:
         for row in rows:
             try:
+                if has_integers(field.type):
+                    check_fractions([row], [field])
                 pa.array([row.get(field.name)], type=field.type)
             except _MISFITS:
                 value = row.get(field.name)
