@@ -635,6 +635,16 @@ class TestIngest:
             assert word in line
         assert cli.query(url, "SELECT count(*) AS n FROM fitting") == [{"n": 0}]
 
+    @pytest.mark.parametrize(("name", "text"), [("wide.csv", "word\n{}\n"), ("wide.jsonl", '{{"word": "{}"}}\n')])
+    def test_a_row_that_is_too_long(self, url: str, tmp_path: Path, name: str, text: str) -> None:
+        """The limit is told, and nothing is stored."""
+        cli.execute(url, "CREATE TABLE IF NOT EXISTS wide (word VARCHAR)")
+        (tmp_path / name).write_text(text.format("x" * 9_000_000))
+        line = cli.fails("ingest", "wide", str(tmp_path / name), "--url", url, code="INVALID_ARGUMENT")
+        assert name in line
+        assert "a row is longer than 4 MiB" in line
+        assert cli.query(url, "SELECT count(*) AS n FROM wide") == [{"n": 0}]
+
     def test_a_type_that_does_not_hold_to_the_end(self, url: str, tmp_path: Path) -> None:
         """A new table's types come from the first rows and the first file: what does not fit them later is named."""
         late = tmp_path / "late.csv"

@@ -107,6 +107,8 @@ class Source:
 
     def _unreadable(self, error: Exception) -> InvalidArgument:
         reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+        if "straddling object" in reason:
+            reason = f"a row is longer than {_BLOCK_BYTES // (1024 * 1024)} MiB, the most that one may have"
         return InvalidArgument(f"cannot read {self.path} as {self.kind}: {one_line(reason)}")
 
     def _native(self, raw: BinaryIO) -> tuple[pa.Schema, Iterator[pa.RecordBatch]]:
