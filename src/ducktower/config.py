@@ -110,6 +110,8 @@ class EngineConfig(_Checked):
     """How often running calls are looked at for their deadline, and some of them in turn for a client that left."""
     batch_bytes_max: int = 3 * MIB
     """Largest record batch of a result, in Arrow bytes: some clients refuse messages over 4 MiB."""
+    row_bytes_max: int = 256 * MIB
+    """Largest row of a result or of an upload, in Arrow bytes. A row is never cut, it travels in one message."""
     returned_bytes_max: int = 64 * MIB
     """Largest result of `execute` (RETURNING); past it the statement is rolled back."""
     sessions_max: int = 1_024
@@ -197,11 +199,14 @@ class ServerConfig(_Checked):
     """Results of Flight SQL that wait for the DoGet which fetches them; past it a query is refused with OVERLOADED."""
     results_waiting_bytes_max: int = 512 * MIB
     """Arrow bytes of such results that are in memory already; past it a query is refused with OVERLOADED."""
+    principal_results_waiting_max: int = 512
+    principal_results_waiting_bytes_max: int = 256 * MIB
+    """What of the two one principal may have, if it has a name; past it its own queries are refused."""
     results_waiting_seconds: float = 60.0
     """How long such a result waits before it is dropped, its cursor given back, its ticket refused."""
     results_spared_seconds: float = 1.0
-    """When a read waits for one of `reads_in_flight_max`, the result that waits longest for its DoGet, and for so long
-    at least, is dropped in its favour; its ticket answers OVERLOADED."""
+    """When a read waits for one of `reads_in_flight_max`, or a query's result would be one too many of those that wait,
+    the result that waits longest for its DoGet, and for so long at least, is dropped; its ticket answers OVERLOADED."""
     session_spared_seconds: float = 60.0
     """When there are `sessions_max`, a session that holds nothing and asked nothing for so long makes room for a
     new one; it begins again when its client comes back."""

@@ -14,7 +14,9 @@ import pytest
 
 import ducktower
 from ducktower.protocol.flight_sql import messages as m
+from ducktower.server.token_file import TokenFile
 from support.flight_sql import RawFlightSql, cursors_back
+from support.waiting import until
 
 TYPES = {
     "BOOLEAN": "true",
@@ -143,7 +145,10 @@ def test_a_result_that_nobody_fetches_gives_its_cursor_back(database: Path) -> N
 
 def test_results_that_wait_are_bounded(database: Path) -> None:
     """One too many is refused before it is run, and there is room again when one was fetched."""
-    with ducktower.serve(str(database), results_waiting_max=2) as server, RawFlightSql(server.url) as raw:
+    with (
+        ducktower.serve(str(database), results_waiting_max=2, results_spared_seconds=3600) as server,
+        RawFlightSql(server.url) as raw,
+    ):
         ask: Callable[[], Any] = lambda: raw.info(m.CommandStatementQuery(query="SELECT 1 AS n"))  # noqa: E731
         first, _ = ask(), ask()
         with pytest.raises(pa.ArrowException, match=r"OVERLOADED"):
@@ -168,6 +173,49 @@ def test_results_that_nobody_fetches_give_way_to_reads(database: Path) -> None:
         assert raw.fetch(small).num_rows == 1
 
 
+def test_results_that_nobody_fetches_give_way_to_others(database: Path) -> None:
+    """One too many is not refused for long: small results, which hold no place for reads, would keep everybody out."""
+    with (
+        ducktower.serve(str(database), results_waiting_max=2, results_spared_seconds=0.05) as server,
+        RawFlightSql(server.url) as raw,
+    ):
+        command = m.CommandStatementQuery(query="SELECT 1 AS n")
+        oldest, other = raw.info(command), raw.info(command)
+
+        def another() -> Any:
+            try:
+                return raw.info(command)
+            except flight.FlightUnavailableError:
+                return None
+
+        info = until(another, "the end of the time in which the oldest is spared")
+        with pytest.raises(flight.FlightUnavailableError, match=r"\[OVERLOADED\].*gave way.*run the query again"):
+            raw.fetch(oldest)
+        assert raw.fetch(other).num_rows == raw.fetch(info).num_rows == 1
+
+
+@pytest.mark.parametrize(
+    "limit", [{"principal_results_waiting_max": 2}, {"principal_results_waiting_bytes_max": 1_500_000}]
+)
+def test_results_of_one_principal_are_bounded(database: Path, limit: dict[str, Any]) -> None:
+    """Whoever fetches nothing has its own queries refused, and nobody else's."""
+    file = TokenFile(f"{database}.tokens")
+    tokens = {name: file.create(name, "reader", (), None)[1] for name in ("greedy", "modest")}
+    with (
+        ducktower.serve(str(database), **limit) as server,
+        RawFlightSql(server.url, authorization=f"Bearer {tokens['greedy']}") as greedy,
+        RawFlightSql(server.url, authorization=f"Bearer {tokens['modest']}") as modest,
+    ):
+        command = m.CommandStatementQuery(query="SELECT repeat('x', 1_000_000) AS filler")
+        first = greedy.info(command)
+        greedy.info(command)
+        with pytest.raises(flight.FlightUnavailableError, match=r'\[OVERLOADED\].*"greedy"'):
+            greedy.info(command)
+        assert modest.query("SELECT 1 AS n").num_rows == 1
+        assert greedy.fetch(first).num_rows == 1
+        assert greedy.query("SELECT 1 AS n").num_rows == 1
+
+
 def test_results_that_were_just_made_do_not_give_way(database: Path) -> None:
     """A client on its way to fetch is not robbed: the read hears OVERLOADED after its wait."""
     with (
@@ -184,7 +232,10 @@ def test_results_that_were_just_made_do_not_give_way(database: Path) -> None:
 
 def test_the_bytes_that_wait_are_bounded(database: Path) -> None:
     """Results in memory count by their size, and no more when they were fetched or dropped."""
-    with ducktower.serve(str(database), results_waiting_bytes_max=1_500_000) as server, RawFlightSql(server.url) as raw:
+    with (
+        ducktower.serve(str(database), results_waiting_bytes_max=1_500_000, results_spared_seconds=3600) as server,
+        RawFlightSql(server.url) as raw,
+    ):
         command = m.CommandStatementQuery(query="SELECT repeat('x', 1_000_000) AS filler")
         first, second = raw.info(command), raw.info(command)
         with pytest.raises(pa.ArrowException, match=r"OVERLOADED.*bytes"):

@@ -39,6 +39,7 @@ class Appending:
             )
         self._queue = queue
         self._config = config
+        self._bytes_max = min(config.group_bytes_max, config.row_bytes_max)  # what is larger is looked at row by row
         self._share = share
         self._trail = trail
         self._schema = plain_schema(schema)
@@ -57,10 +58,9 @@ class Appending:
         then.
         """
         nbytes = batch.nbytes
-        if nbytes > self._config.group_bytes_max:
+        if nbytes > self._bytes_max:
             raise LimitExceeded(
-                f"a write of a stream has {nbytes} bytes, the limit is {self._config.group_bytes_max}; "
-                "send it as a write of its own"
+                f"a write of a stream has {nbytes} bytes, the limit is {self._bytes_max}; send it as a write of its own"
             )
         if self._cast:
             batch = batch.cast(self._schema)

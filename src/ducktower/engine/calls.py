@@ -28,7 +28,8 @@ _ASKED_AT_ONCE = 16
 """Clients that are looked for in one look. To ask gRPC whether a client is there takes tens of microseconds with
 Python's lock held: asking for hundreds of them each time would take most of a core."""
 _GRACE_SECONDS = 5.0
-"""How long a call that was asked to end may take for it, before its client is hung up on."""
+"""How long a call that was asked to end and is in the wire may take for it, before its client is hung up on. One that
+DuckDB still works on is not: its client would see a lost connection, try again, and never be told why."""
 _STOPPING_GRACE_SECONDS = 0.5
 """The same once the server stops: the drain was its time, and a client that reads no more must not lengthen it."""
 
@@ -80,6 +81,9 @@ class Call:
         self.caller = caller
         self.timeout_seconds = timeout_seconds
         self.started = time.monotonic()
+        # Set by the thread that serves the call.
+        self.in_wire = kind == "upload"
+        """Whether it waits for its client rather than for DuckDB."""
         # The lock makes `finish` wait for a look that is under way: after it, `gone` and `interrupt`
         # are never called again, so that what they point to may be freed.
         self._lock = threading.Lock()
@@ -104,7 +108,7 @@ class Call:
             self._interrupt()
             self._asked_at = self._asked_at or now
             grace = _STOPPING_GRACE_SECONDS if self.reason == "stopping" else _GRACE_SECONDS
-            if now - self._asked_at > grace and not self._hung_up:
+            if now - self._asked_at > grace and not self._hung_up and (self.in_wire or self.reason == "stopping"):
                 self._hung_up = True
                 self.caller.hang_up()
 

@@ -70,6 +70,7 @@ class Engine:
     def __init__(self, config: EngineConfig | None = None) -> None:
         self.config = config or EngineConfig()
         self.started = time.time()
+        self._small_bytes_max = min(self.config.small_write_bytes_max, self.config.row_bytes_max)
         self._commits = Counter()
         self._rows = Counter()
         self._reads = Counter()
@@ -298,12 +299,12 @@ class Engine:
             note_rows(caller.trail, target)
         self._guard.admit_rows(caller.principal, target.schema, target.table, target.mode)
         claim = None if writer is None else self._claim(caller.principal, writer, sequence)
+        limit = UploadLimit(self.config)
         if self.config.upload_bytes_max is None:
-            receipt = self._put(target, reader, caller, claim)
+            receipt = self._put(target, reader, limit, caller, claim)
         else:
-            limit = UploadLimit(self.config.upload_bytes_max)
             with limit.told():
-                receipt = self._put(target, limit.bounded(reader), caller, claim)
+                receipt = self._put(target, limit.bounded(reader), limit, caller, claim)
         add_rows(caller.trail, receipt.rows)
         return receipt
 
@@ -324,7 +325,7 @@ class Engine:
             raise InvalidArgument(f"the sequences of a writer begin with 1, not {sequence}")
         return Claim(principal.name, writer, sequence, 0)
 
-    def _put(self, target: Target, reader: Any, caller: Caller, claim: Claim | None) -> Receipt:
+    def _put(self, target: Target, reader: Any, limit: UploadLimit, caller: Caller, claim: Claim | None) -> Receipt:
         schema = plain_schema(reader.schema)
         if schema != reader.schema.remove_metadata():
             reader = reader.cast(schema)
@@ -337,11 +338,13 @@ class Engine:
                     continue
                 ahead.append(batch)
                 nbytes += batch.nbytes
-                if nbytes > self.config.small_write_bytes_max:
+                if nbytes > self._small_bytes_max:
                     caller.taken()  # from here on `upload_timeout_seconds` counts
                     if claim is not None:
                         claim = claim._replace(fingerprint=fingerprint(target, schema, ahead))
-                    return self._put_stream(target, schema, itertools.chain(ahead, reader), caller, claim)
+                    rows = limit.rows(itertools.chain(ahead, reader))
+                    with limit.told():
+                        return self._put_stream(target, schema, rows, caller, claim)
             caller.taken()
         except pa.ArrowException as error:
             if caller.gone():

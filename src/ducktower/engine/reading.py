@@ -16,6 +16,7 @@ from .calls import Call
 from .carried import carried
 from .failures import translate_text
 from .parameters import Parameters
+from .row_limit import RowLimit
 from .streams import Streamed, bounded
 
 __all__ = ["stream"]
@@ -54,16 +55,21 @@ def stream(
     def error_text(raw: str) -> str:
         return coded_text(translate_text(raw, call))
 
+    def at_work(*, working: bool) -> None:
+        call.in_wire = not working
+
     streamed = bounded(
         relation.to_arrow_reader(rows),
         exact=exact,
         batch_bytes_max=config.batch_bytes_max,
         on_release=released,
         error_text=error_text,
+        rows=RowLimit(config.row_bytes_max, "a row of the result"),
+        at_work=at_work,
         whole_bytes_max=whole_bytes_max,
         total_bytes_max=config.result_bytes_max,
     )
     if streamed.rows < 0:  # else it was taken whole
         cache.begin()
-        streams = True
+        streams = call.in_wire = True
     return streamed

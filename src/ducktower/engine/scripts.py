@@ -23,6 +23,7 @@ from .carried import carried
 from .failures import translate
 from .guard import BEGIN_READ_ONLY
 from .parameters import Parameters, Rows
+from .row_limit import RowLimit
 
 __all__ = ["Scripts"]
 
@@ -38,6 +39,7 @@ class Scripts:
         self._config = config
         self._admit_write = admit  # raises while the disk is nearly full
         self._tables_changed = tables_changed
+        self._rows = RowLimit(config.row_bytes_max, "a row that the statement returns")
         # Held by one statement that met a conflict, while it tries again: so somebody always gets through.
         self._turn = threading.Lock()
 
@@ -135,6 +137,7 @@ class Scripts:
         nbytes = 0
         for batch in reader:
             nbytes += batch.nbytes
+            self._rows.check(batch)
             self._check_returned(nbytes)
             batches.append(batch)
         table = pa.Table.from_batches(batches, schema=reader.schema)

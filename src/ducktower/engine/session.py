@@ -30,7 +30,6 @@ from .session_parts import Parts
 from .session_runs import Ran, Runs
 from .session_turns import Turns
 from .trails import add_rows, note_rows, note_script
-from .uploads import UploadLimit
 from .words import Target
 
 __all__ = ["Session"]
@@ -250,13 +249,6 @@ class Session:
                 return int(self._parts.put(ingest.target(self._parts), reader, caller).rows)
         if caller is not None:
             caller.taken()  # the call that reads has a limit
-        if self.config.upload_bytes_max is None:
-            return self._load(ingest, reader, caller)
-        limit = UploadLimit(self.config.upload_bytes_max)
-        with limit.told():
-            return self._load(ingest, limit.bounded(reader), caller)
-
-    def _load(self, ingest: Ingest, reader: Any, caller: Caller) -> int:
         with self._turns.call("upload", ingest.table, caller) as own_call:
             loading = Loading(ingest, self._parts, reader, own_call.call)
             with self._parts.cursors.cache.streaming():

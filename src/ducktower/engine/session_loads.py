@@ -32,6 +32,7 @@ from .inserts import (
     table_exists,
 )
 from .session_parts import Parts
+from .uploads import UploadLimit
 from .value_inserts import PlainInsert
 from .whole_values import refusal
 from .words import Mode, Target
@@ -100,6 +101,8 @@ class Loading:
         self._ingest = ingest
         self._catalog = _TEMPORARY_CATALOG if ingest.temporary else parts.catalog
         self._sent = plain_schema(reader.schema)
+        self._limit = UploadLimit(parts.config)
+        reader = self._limit.bounded(reader)
         self._reader = reader if self._sent == reader.schema.remove_metadata() else reader.cast(self._sent)
         self._call = call
         self._reading = False
@@ -124,13 +127,14 @@ class Loading:
         columns = table_columns(cursor, self._catalog, target)
         if not len(self._sent):
             return 0
-        rows = pa.RecordBatchReader.from_batches(self._sent, messages_of_stream(self._reader))
+        rows = pa.RecordBatchReader.from_batches(self._sent, messages_of_stream(self._limit.rows(self._reader)))
         with _registered(cursor, rows) as name:
             sql = insert_sql(cursor, self._catalog, target, self._sent, columns, name)
             sources = source_columns(cursor, self._sent)  # now: after a failure the transaction answers nothing
             self._reading = True
             try:
-                cursor.execute(sql)
+                with self._limit.told():
+                    cursor.execute(sql)
             except VALUE_ERRORS as error:
                 found = refusal(error) or translate(error)
                 if isinstance(found, InvalidSQL):

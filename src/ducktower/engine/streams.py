@@ -34,6 +34,7 @@ import pyarrow as pa
 
 from ..errors import LimitExceeded, coded_text
 from .batch_bytes import BatchBytes
+from .row_limit import RowLimit
 
 __all__ = ["Streamed", "bounded", "chained", "in_pieces"]
 
@@ -81,6 +82,12 @@ class _Bound:
     schema: Any  # pyarrow.Schema
     sizes: BatchBytes
     bytes_max: int
+    rows: RowLimit | None = None
+
+    @property
+    def looked_at_bytes(self) -> int:
+        """From which size on a batch is looked at."""
+        return self.bytes_max if self.rows is None else min(self.bytes_max, self.rows.bytes_max)
 
 
 @dataclass(slots=True)
@@ -99,6 +106,8 @@ class _Changed:
     on_limit: Callable[[], str] | None = None
     """Called once when more came; returns the text of the failure."""
     refusal: str | None = None
+    at_work: Callable[..., None] | None = None
+    """Told when the original begins to make a batch, and when it is done, as long as sizes are looked at."""
     text: Any = None  # keeps the last error's bytes alive for the consumer
 
 
@@ -112,10 +121,15 @@ def _next(stream: Any, out: int) -> int:
     try:
         changed = _open[stream.contents.private_data]
         if not changed.ahead and changed.bound is not None:
-            failed = int(_GetNext(changed.get_next)(stream, out))
+            failed = _original(changed, stream, out)
             if failed:
                 return failed
-            cut = _cut(changed, changed.bound, out)
+            try:
+                cut = _cut(changed, changed.bound, out)
+            except LimitExceeded as error:
+                changed.ahead.clear()
+                changed.refusal = coded_text(error)
+                return errno.EFBIG
             if changed.left is not None and _is_too_much(changed, changed.bound, out, cut=cut):
                 return errno.EFBIG
             if not cut:
@@ -132,13 +146,24 @@ def _next(stream: Any, out: int) -> int:
     return 0
 
 
+def _original(changed: _Changed, stream: Any, out: int) -> int:
+    """Have the original make a batch; return its error number."""
+    if changed.at_work is None:
+        return int(_GetNext(changed.get_next)(stream, out))
+    changed.at_work(working=True)
+    try:
+        return int(_GetNext(changed.get_next)(stream, out))
+    finally:
+        changed.at_work(working=False)
+
+
 def _cut(changed: _Changed, bound: _Bound, out: int) -> bool:
     """Take the batch at `out` away when it is too large and put its pieces ahead; False when it may go as it is."""
     if _Array.from_address(out).release is None:  # the end of the stream
         return False
-    if bound.sizes.measurable and bound.sizes.of(out) <= bound.bytes_max:
+    if bound.sizes.measurable and bound.sizes.of(out) <= bound.looked_at_bytes:
         return False
-    changed.ahead.extend(_pieces(pa.RecordBatch._import_from_c(out, bound.schema), bound.bytes_max))
+    changed.ahead.extend(_pieces(pa.RecordBatch._import_from_c(out, bound.schema), bound.bytes_max, bound.rows))
     return True
 
 
@@ -227,21 +252,24 @@ def chained(
     on_release: Callable[[], None] = _nothing,
     error_text: Callable[[str], str] | None = None,
     bytes_max: int | None = None,
+    rows: RowLimit | None = None,
+    at_work: Callable[..., None] | None = None,
     total_bytes_max: int | None = None,
     on_limit: Callable[[], str] | None = None,
 ) -> Any:
     """Return a native `pyarrow.RecordBatchReader` of the batches `ahead`, then of what `reader` still holds.
 
-    With `bytes_max`, further batches are cut into pieces of at most so many bytes. With `total_bytes_max` the stream
-    fails with the text that `on_limit` returns when more than that has come.
+    With `bytes_max`, further batches are cut into pieces of at most so many bytes, and the stream fails at a row past
+    the limit for `rows`. With `total_bytes_max` it fails with the text that `on_limit` returns when more has come.
 
     `on_release` is called once when the returned reader is freed, by the thread that frees it. `error_text`
-    maps the text of a failure within the stream to the text that the consumer reports.
+    maps the text of a failure within the stream to the text that the consumer reports. `at_work` is told when `reader`
+    begins to make a batch and when it is done, where batches are looked at.
     """
     schema = reader.schema
     bound = None
     if bytes_max is not None or total_bytes_max is not None:
-        bound = _Bound(schema, BatchBytes(schema), sys.maxsize if bytes_max is None else bytes_max)
+        bound = _Bound(schema, BatchBytes(schema), sys.maxsize if bytes_max is None else bytes_max, rows)
     left = None if total_bytes_max is None else total_bytes_max - sum(batch.nbytes for batch in ahead)
     capsule = reader.__arrow_c_stream__()
     stream = _Stream.from_address(_capsule_pointer(capsule, b"arrow_array_stream"))
@@ -249,6 +277,7 @@ def chained(
         *(deque(ahead), stream.get_next, stream.get_last_error, stream.release, on_release, error_text, bound),
         left=left,
         on_limit=on_limit,
+        at_work=at_work,
     )
     if ahead or bound is not None:
         stream.get_next = _address(_next_c)
@@ -264,18 +293,20 @@ def in_pieces(table: Any, batch_bytes_max: int) -> Any:
     return pa.Table.from_batches(_cut_up(table.to_batches(), batch_bytes_max), schema=table.schema).to_reader()
 
 
-def _cut_up(batches: Iterable[Any], batch_bytes_max: int) -> list[Any]:
-    return [piece for batch in batches for piece in _pieces(batch, batch_bytes_max)]
+def _cut_up(batches: Iterable[Any], batch_bytes_max: int, rows: RowLimit | None = None) -> list[Any]:
+    return [piece for batch in batches for piece in _pieces(batch, batch_bytes_max, rows)]
 
 
-def _pieces(batch: Any, batch_bytes_max: int) -> Iterator[Any]:
-    """Halve a batch until its pieces fit; a single row is never cut, whatever its size."""
+def _pieces(batch: Any, batch_bytes_max: int, rows: RowLimit | None = None) -> Iterator[Any]:
+    """Halve a batch until its pieces fit; a single row is never cut, but refused when it is past its own limit."""
     if batch.nbytes <= batch_bytes_max or batch.num_rows <= 1:
+        if rows is not None:
+            rows.check(batch)
         yield batch
         return
     middle = batch.num_rows // 2
-    yield from _pieces(batch.slice(0, middle), batch_bytes_max)
-    yield from _pieces(batch.slice(middle), batch_bytes_max)
+    yield from _pieces(batch.slice(0, middle), batch_bytes_max, rows)
+    yield from _pieces(batch.slice(middle), batch_bytes_max, rows)
 
 
 def _too_large(bytes_max: int) -> LimitExceeded:
@@ -289,6 +320,8 @@ def bounded(
     batch_bytes_max: int,
     on_release: Callable[[], None],
     error_text: Callable[[str], str],
+    rows: RowLimit | None = None,
+    at_work: Callable[..., None] | None = None,
     whole_bytes_max: int = 0,
     total_bytes_max: int | None = None,
 ) -> Streamed:
@@ -298,7 +331,8 @@ def bounded(
       slow client then holds nothing.
     - A result whose batches are sure to fit (`exact`) goes on as the native stream.
     - Any other stays native too, but the size of each batch is looked at, and one that is larger than
-      `batch_bytes_max` is cut: how wide its rows are is not known before they are there.
+      `batch_bytes_max` is cut: how wide its rows are is not known before they are there. Then one past the limit for
+      `rows` fails the result.
     - With `total_bytes_max` the bytes of all are counted; past it the result fails with LIMIT_EXCEEDED.
     """
     schema = reader.schema
@@ -314,7 +348,11 @@ def bounded(
                 raise _too_large(total_bytes_max)
         except StopIteration:
             ended = True
-    pieces = ahead if exact else _cut_up(ahead, batch_bytes_max)
+    try:
+        pieces = ahead if exact else _cut_up(ahead, batch_bytes_max, rows)
+    except LimitExceeded:
+        reader.close()
+        raise
     if ended and (nbytes <= whole_bytes_max or (len(ahead) < 2 and nbytes <= batch_bytes_max)):
         reader.close()
         on_release()
@@ -327,6 +365,8 @@ def bounded(
         on_release=on_release,
         error_text=error_text,
         bytes_max=bytes_max,
+        rows=rows,
+        at_work=at_work,
         total_bytes_max=total_bytes_max,
         on_limit=None if total_bytes_max is None else lambda: coded_text(_too_large(total_bytes_max)),
     )

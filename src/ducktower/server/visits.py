@@ -51,8 +51,9 @@ _COOKIE = "arrow_flight_session_id"
 class NoHandshake(flight.ServerAuthHandler):
     """Lets Handshake succeed: without a handler it answers UNIMPLEMENTED. The middleware does the work."""
 
-    def authenticate(self, outgoing: Any, incoming: Any) -> None:
-        """Accept: the middleware has refused what is to be refused."""
+    def authenticate(self, outgoing: Any, incoming: Any) -> None:  # noqa: ARG002 - what comes in is nothing
+        """Accept: the middleware has refused what is to be refused. Some clients wait for a message, whatever it is."""
+        outgoing.write(b"")
 
     def is_valid(self, token: bytes) -> str:  # noqa: ARG002 - this is not where callers are told apart
         """Accept."""

@@ -1,7 +1,8 @@
 """Results that wait to be fetched: GetFlightInfo runs a query, DoGet takes what it made, once.
 
-Owns the waiting readers, their number, size and time, which of them gives way to a read that waits for a place, and the
-thread that drops those which nobody fetches, so that none holds a cursor for ever. Must never run anything.
+Owns the waiting readers, their number, size and time, which of them gives way to a read that waits for a place or to a
+result that there is no room for, and the thread that drops those which nobody fetches, so that none holds a cursor for
+ever. Must never run anything.
 """
 
 from __future__ import annotations
@@ -79,6 +80,14 @@ class _Waiting:
     since: float
 
 
+@dataclass(slots=True)
+class _Share:
+    """What waits of one principal."""
+
+    results: int = 0
+    nbytes: int = 0
+
+
 class Results:
     """The waiting results; safe from any thread."""
 
@@ -87,23 +96,42 @@ class Results:
         self._spared_seconds = config.results_spared_seconds
         self._max = config.results_waiting_max
         self._bytes_max = config.results_waiting_bytes_max
+        self._share = _Share(config.principal_results_waiting_max, config.principal_results_waiting_bytes_max)
         # Guarded by _lock: everything below. The dropping thread waits on _changed. Readers are closed outside it.
         self._lock = threading.Lock()
         self._changed = threading.Condition(self._lock)
         self._waiting: dict[bytes, _Waiting] = {}  # the oldest first
         self._gave_way: OrderedDict[bytes, Principal] = OrderedDict()  # handles, and whose they were
         self._nbytes = 0
+        self._shares: dict[str, _Share] = {}  # of principals that have a name and results waiting
         self._listening: WeakValueDictionary[bytes, Listening] = WeakValueDictionary()
         self._closed = False
         self._thread = threading.Thread(target=self._drop_late, name="ducktower-results", daemon=True)
         self._thread.start()
 
-    def check_room(self) -> None:
-        """Raise Overloaded when too many results wait already: before a query is run for nothing."""
-        if len(self._waiting) >= self._max:
-            raise Overloaded(f"{self._max} results wait to be fetched already")
-        if self._nbytes >= self._bytes_max:
-            raise Overloaded(f"results of {self._nbytes} bytes wait to be fetched already")
+    def check_room(self, principal: Principal) -> None:
+        """Raise Overloaded when too many results wait already, in all or of the principal: before a query is run.
+
+        When there are too many in all, the oldest that were spared long enough give way.
+        """
+        dropped = []
+        with self._lock:
+            share = self._shares.get(principal.name)
+            if share is not None and share.results >= self._share.results:
+                raise Overloaded(f'{share.results} results of "{principal.name}" wait to be fetched already')
+            if share is not None and share.nbytes >= self._share.nbytes:
+                raise Overloaded(f'results of "{principal.name}" with {share.nbytes} bytes wait to be fetched already')
+            while self._full():
+                oldest = next(iter(self._waiting))
+                if not self._was_spared(oldest):
+                    break
+                dropped.append(self._pop_for_others(oldest))
+            full = self._full()
+        for waiting in dropped:
+            log.info("a result of %s was not fetched and gave way to another", waiting.listening.peer)
+            _close(waiting)
+        if full is not None:
+            raise Overloaded(f"{full} wait to be fetched already")
 
     def hold(
         self, reader: Any, listening: Listening, session_id: str, nbytes: int, *, holds_place: bool = False
@@ -120,7 +148,7 @@ class Results:
                 raise Unavailable("the server is stopping")
             first = not self._waiting
             self._waiting[handle] = _Waiting(reader, listening, session_id, nbytes, holds_place, time.monotonic())
-            self._nbytes += nbytes
+            self._count(listening.principal, 1, nbytes)
             self._listening[handle] = listening
             if first:
                 self._changed.notify()
@@ -133,7 +161,7 @@ class Results:
             if self._gave_way.get(handle) == principal:
                 raise Overloaded(
                     f"the result was not fetched within {self._spared_seconds:g} seconds and gave way, because all "
-                    "places for reads were taken; run the query again"
+                    "places for reads, or for results that wait, were taken; run the query again"
                 )
             if waiting is None or waiting.listening.principal != principal:
                 raise InvalidArgument(
@@ -161,15 +189,11 @@ class Results:
 
     def give_way(self) -> None:
         """Drop the oldest result that holds a place for reads and was spared long enough, if there is one."""
-        now = time.monotonic()
         with self._lock:
             found = next((handle for handle, waiting in self._waiting.items() if waiting.holds_place), None)
-            if found is None or now - self._waiting[found].since < self._spared_seconds:
+            if found is None or not self._was_spared(found):
                 return
-            waiting = self._pop(found)
-            self._gave_way[found] = waiting.listening.principal
-            if len(self._gave_way) > _REMEMBERED_MAX:
-                self._gave_way.popitem(last=False)
+            waiting = self._pop_for_others(found)
         log.info("a result of %s was not fetched and gave way to a read", waiting.listening.peer)
         _close(waiting)
 
@@ -195,10 +219,39 @@ class Results:
             _close(waiting)
         self._thread.join()
 
+    # -- with the lock ----------------------------------------------------------------------------------
+
+    def _full(self) -> str | None:
+        """Return what there is too much of, None when there is room for another result."""
+        if len(self._waiting) >= self._max:
+            return f"{self._max} results"
+        return f"results of {self._nbytes} bytes" if self._nbytes >= self._bytes_max else None
+
+    def _was_spared(self, handle: bytes) -> bool:
+        return time.monotonic() - self._waiting[handle].since >= self._spared_seconds
+
+    def _pop_for_others(self, handle: bytes) -> _Waiting:
+        waiting = self._pop(handle)
+        self._gave_way[handle] = waiting.listening.principal
+        if len(self._gave_way) > _REMEMBERED_MAX:
+            self._gave_way.popitem(last=False)
+        return waiting
+
     def _pop(self, handle: bytes) -> _Waiting:
         waiting = self._waiting.pop(handle)
-        self._nbytes -= waiting.nbytes
+        self._count(waiting.listening.principal, -1, -waiting.nbytes)
         return waiting
+
+    def _count(self, principal: Principal, results: int, nbytes: int) -> None:
+        self._nbytes += nbytes
+        if principal.name:
+            share = self._shares.setdefault(principal.name, _Share())
+            share.results += results
+            share.nbytes += nbytes
+            if not share.results:
+                del self._shares[principal.name]
+
+    # -- the thread -------------------------------------------------------------------------------------
 
     def _drop_late(self) -> None:
         while True:

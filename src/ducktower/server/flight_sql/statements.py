@@ -152,7 +152,7 @@ class Statements:
 
     def _held(self, ask: Ask[Any], session: Session, run: Callable[[Caller], Any]) -> Any:
         """Run a query and let its result wait."""
-        self._results.check_room()
+        self._results.check_room(ask.visit.principal)
         started = time.monotonic()
         listening = Listening(ask.caller)
         try:
