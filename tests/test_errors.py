@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 import ducktower
 from ducktower import errors
-from ducktower.errors import CODES, DucktowerError, InvalidSQL, coded_text, from_coded_text
+from ducktower.errors import CODES, DucktowerError, InvalidSQL, Overloaded, coded_text, from_coded_text
+from ducktower.protocol.commands import error_body, error_from_body
 
 DESIGNED = {
     "INVALID_ARGUMENT": False,
@@ -74,6 +75,42 @@ def test_coded_text_round_trips(kind: type[DucktowerError]) -> None:
     back = from_coded_text("Flight error: " + coded_text(kind('column "a": found\nVARCHAR [X] y')))
     assert type(back) is kind
     assert back.message == 'column "a": found\nVARCHAR [X] y'
+
+
+@pytest.mark.parametrize("kind", CODES.values(), ids=CODES)
+def test_a_hint_when_to_come_back_round_trips(kind: type[DucktowerError]) -> None:
+    """What may be retried carries it, in a status and in JSON; of what may not it is left out."""
+    error = kind("all 3 places are taken", retry_after_seconds=0.25)
+    hint = 0.25 if kind.retryable else None
+    assert ("retry_after_seconds=0.25; " in coded_text(error)) is kind.retryable
+    for back in (from_coded_text("Flight error: " + coded_text(error)), error_from_body(error_body(error))):
+        assert type(back) is kind
+        assert (back.message, back.retry_after_seconds) == ("all 3 places are taken", hint)
+
+
+@given(st.floats(min_value=0, max_value=1e12))
+def test_a_hint_stays_a_hint(seconds: float) -> None:
+    """Whatever the server computed arrives as a time above zero that ends."""
+    back = from_coded_text(coded_text(Overloaded("x", retry_after_seconds=seconds)))
+    assert back is not None
+    assert back.message == "x"
+    assert back.retry_after_seconds is not None
+    assert 0 < back.retry_after_seconds <= 3_600
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["retry_after_seconds=; x", "retry_after_seconds=-1; x", "retry_after_seconds=1e9; x", "retry_after_seconds=1"],
+)
+def test_what_only_looks_like_a_hint_is_text(text: str) -> None:
+    """A message is not robbed of its beginning."""
+    for kind in (Overloaded, InvalidSQL):
+        back = from_coded_text(coded_text(kind(text)))
+        assert back is not None
+        assert (back.message, back.retry_after_seconds) == (text, None)
+    back = from_coded_text("[INVALID_SQL] retry_after_seconds=1; x")
+    assert back is not None
+    assert (back.message, back.retry_after_seconds) == ("retry_after_seconds=1; x", None)
 
 
 @pytest.mark.parametrize(

@@ -52,11 +52,16 @@ class DucktowerError(Exception):
     """Base of the tree. `code` is stable; the text is for people and may change.
 
     `retryable` says that the same call may succeed later *and* that sending it again is the right answer.
-    It does not say that a write was not stored: see `Unavailable`.
+    It does not say that a write was not stored: see `Unavailable`. `retry_after_seconds` is when that is worth trying,
+    as far as whoever refused the call could tell; None when it could not.
     """
 
     code: ClassVar[str] = "INTERNAL"
     retryable: ClassVar[bool] = False
+
+    def __init__(self, *args: object, retry_after_seconds: float | None = None) -> None:
+        super().__init__(*args)
+        self.retry_after_seconds = retry_after_seconds
 
     def __init_subclass__(cls) -> None:
         # Users meet these as ducktower.X; a traceback should show that name.
@@ -186,16 +191,25 @@ CODES: dict[str, type[DucktowerError]] = {
 }
 """Every stable code and its class: the one table that both sides of the wire use."""
 
+_HINT_SECONDS_MAX = 3_600.0
 _CODED = re.compile(
     # The text ends where gRPC and Arrow C++ begin to append their own notes.
-    r"\[(?P<code>[A-Z_]+)\] (?P<text>.*?)(?:\. Detail: |\. gRPC client debug context: |\. Client context: |\Z)",
+    r"\[(?P<code>[A-Z_]+)\] (?P<hint>retry_after_seconds=(?P<seconds>\d{1,6}(?:\.\d{1,3})?); )?"
+    r"(?P<text>.*?)(?:\. Detail: |\. gRPC client debug context: |\. Client context: |\Z)",
     re.DOTALL,
 )
 
 
 def coded_text(error: DucktowerError, bytes_max: int | None = None) -> str:
-    """Return `[CODE] text`, the form in which an error crosses the wire, cut to `bytes_max` of UTF-8."""
-    text = f"[{error.code}] {error.message}"
+    """Return `[CODE] text`, the form in which an error crosses the wire, cut to `bytes_max` of UTF-8.
+
+    With a hint when to come back it is `[CODE] retry_after_seconds=0.5; text`.
+    """
+    hint = ""
+    if error.retryable and error.retry_after_seconds is not None:
+        seconds = min(max(error.retry_after_seconds, 0.001), _HINT_SECONDS_MAX)
+        hint = f"retry_after_seconds={seconds:.3f}".rstrip("0").rstrip(".") + "; "
+    text = f"[{error.code}] {hint}{error.message}"
     if bytes_max is not None and len(text.encode()) > bytes_max:
         text = text.encode()[: bytes_max - 3].decode(errors="ignore") + "..."
     return text
@@ -205,6 +219,9 @@ def from_coded_text(text: str) -> DucktowerError | None:
     """Return the error that `coded_text` wrote somewhere in `text`, or None when there is none."""
     for match in _CODED.finditer(text):
         kind = CODES.get(match["code"])
-        if kind is not None:
-            return kind(match["text"])
+        if kind is None:
+            continue
+        if match["seconds"] is not None and kind.retryable:
+            return kind(match["text"], retry_after_seconds=float(match["seconds"]))
+        return kind((match["hint"] or "") + match["text"])
     return None

@@ -77,7 +77,8 @@ class WriterState(NamedTuple):
 
 class FlightClient:
     """A connection. Every method raises the errors of `ducktower`; reads are tried again, writes only when the
-    server said that it stored nothing (Overloaded, Conflict), for `retry_seconds` in all.
+    server said that it stored nothing (Overloaded, Conflict), for `retry_seconds` in all, and not before the
+    server's hint when to come back (`retry_after_seconds` of the error).
     """
 
     def __init__(
@@ -412,8 +413,12 @@ class FlightClient:
         while True:
             try:
                 return call()
-            except kinds:
-                wait = pause * random.uniform(0.5, 1.5)  # noqa: S311 - jitter is no secret
+            except kinds as error:
+                wait = max(
+                    pause * random.uniform(0.5, 1.5),  # noqa: S311 - jitter is no secret
+                    # Not before the server said that it is worth it, and not all who heard the same at once.
+                    (error.retry_after_seconds or 0.0) * random.uniform(1.0, 1.25),  # noqa: S311
+                )
                 if time.monotonic() + wait > deadline:
                     raise
             time.sleep(wait)

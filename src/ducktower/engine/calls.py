@@ -153,7 +153,9 @@ class Call:
             case "reopening":
                 return Unavailable(f"the database was reopened after a fatal error during the {self.kind}")
             case "full":
-                return Overloaded(f"the disk became nearly full during the {self.kind}; nothing was stored")
+                return Overloaded(
+                    f"the disk became nearly full during the {self.kind}; nothing was stored", retry_after_seconds=1.0
+                )
             case "stopping":
                 return Unavailable(f"the server stopped during the {self.kind}")
 

@@ -23,6 +23,9 @@ __all__ = ["Disk"]
 
 log = logging.getLogger(__name__)
 
+_SPACE_SECONDS = 1.0
+"""When a write that was refused is worth trying again: space comes back when somebody makes some."""
+
 
 class Disk:
     """Safe from any thread. A database in memory has no disk: then nothing is looked at, nothing refused.
@@ -48,7 +51,7 @@ class Disk:
     def admit(self) -> None:
         """Let a write begin. Raises Overloaded while the disk is nearly full: nothing of it was stored."""
         if self._full:
-            raise Overloaded(f"{self._full}; nothing was stored")
+            raise Overloaded(f"{self._full}; nothing was stored", retry_after_seconds=_SPACE_SECONDS)
 
     def health(self) -> dict[str, Any]:
         """Return `free_bytes`, `wal_bytes` as they were last seen, and `warnings` when there is something to say."""

@@ -197,7 +197,10 @@ class Ledger:
         wait_seconds = self._config.lease_wait_seconds
         with self._free:
             if not self._free.wait_for(lambda: claim.key not in self._held, wait_seconds):
-                raise Overloaded(f'another write of writer "{claim.writer}" is under way; nothing was stored')
+                raise Overloaded(
+                    f'another write of writer "{claim.writer}" is under way; nothing was stored',
+                    retry_after_seconds=1.0,
+                )
             answer = self._answer(self._known(cursor), claim)
             if isinstance(answer, DucktowerError):
                 raise answer

@@ -114,7 +114,8 @@ class Turns:
         if not self._turn.acquire(timeout=self._wait_seconds):
             raise Overloaded(
                 "another statement of this session runs, or a result of it is still being read; "
-                f"waited {self._wait_seconds:g} seconds"
+                f"waited {self._wait_seconds:g} seconds",
+                retry_after_seconds=1.0,
             )
 
     def _let_go(self) -> None:

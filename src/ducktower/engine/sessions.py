@@ -24,6 +24,8 @@ __all__ = ["Session", "Sessions"]
 log = logging.getLogger(__name__)
 
 _LOOK_SECONDS_MAX = 5.0
+_END_SECONDS = 5.0
+"""When one session too many is worth trying again: others end by themselves, or make room when they were idle."""
 
 
 class Sessions:
@@ -51,7 +53,9 @@ class Sessions:
             session = self._sessions.get(session_id) if session_id else None
             if session is None:
                 if len(self._sessions) >= self._config.sessions_max:
-                    raise Overloaded(f"there are {self._config.sessions_max} sessions already")
+                    raise Overloaded(
+                        f"there are {self._config.sessions_max} sessions already", retry_after_seconds=_END_SECONDS
+                    )
                 self._check_share(principal)
                 session = Session(self._parts, session_id or secrets.token_urlsafe(24), principal)
                 self._sessions[session.id] = session
@@ -62,7 +66,7 @@ class Sessions:
         """Raise Overloaded when the principal, if it has a name, has all of its sessions. Called with the lock."""
         name, most = principal.name, self._config.principal_sessions_max
         if name and sum(session.principal.name == name for session in self._sessions.values()) >= most:
-            raise Overloaded(f'"{name}" has {most} sessions already')
+            raise Overloaded(f'"{name}" has {most} sessions already', retry_after_seconds=_END_SECONDS)
 
     def find(self, session_id: str) -> Session | None:
         """Return the session of that id, or None when it is unknown, expired or closed."""

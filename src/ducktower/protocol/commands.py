@@ -229,15 +229,21 @@ def rejection(sequence: int | None, error: DucktowerError) -> bytes:
 
 
 def error_body(error: DucktowerError) -> dict[str, Any]:
-    """Return an error as JSON."""
-    return {"code": error.code, "message": error.message, "retryable": error.retryable}
+    """Return an error as JSON, with `retry_after_seconds` when it has a hint when to come back."""
+    body: dict[str, Any] = {"code": error.code, "message": error.message, "retryable": error.retryable}
+    if error.retryable and error.retry_after_seconds is not None:
+        body["retry_after_seconds"] = round(error.retry_after_seconds, 3)
+    return body
 
 
 def error_from_body(body: Any) -> DucktowerError:
     """Return the error that `error_body` wrote; InternalError when its code is unknown here."""
     if not isinstance(body, Mapping):
         return InternalError(str(body))
-    return CODES.get(str(body.get("code")), InternalError)(str(body.get("message")))
+    hint = body.get("retry_after_seconds")
+    return CODES.get(str(body.get("code")), InternalError)(
+        str(body.get("message")), retry_after_seconds=float(hint) if isinstance(hint, (int, float)) else None
+    )
 
 
 def _put(body: dict[str, Any], what: str) -> Put:

@@ -118,9 +118,14 @@ class Results:
         with self._lock:
             share = self._shares.get(principal.name)
             if share is not None and share.results >= self._share.results:
-                raise Overloaded(f'{share.results} results of "{principal.name}" wait to be fetched already')
+                raise Overloaded(
+                    f'{share.results} results of "{principal.name}" wait to be fetched already', retry_after_seconds=1.0
+                )
             if share is not None and share.nbytes >= self._share.nbytes:
-                raise Overloaded(f'results of "{principal.name}" with {share.nbytes} bytes wait to be fetched already')
+                raise Overloaded(
+                    f'results of "{principal.name}" with {share.nbytes} bytes wait to be fetched already',
+                    retry_after_seconds=1.0,
+                )
             while self._full():
                 oldest = next(iter(self._waiting))
                 if not self._was_spared(oldest):
@@ -131,7 +136,7 @@ class Results:
             log.info("a result of %s was not fetched and gave way to another", waiting.listening.peer)
             _close(waiting)
         if full is not None:
-            raise Overloaded(f"{full} wait to be fetched already")
+            raise Overloaded(f"{full} wait to be fetched already", retry_after_seconds=1.0)
 
     def hold(
         self, reader: Any, listening: Listening, session_id: str, nbytes: int, *, holds_place: bool = False
