@@ -68,6 +68,9 @@ class EngineConfig(_Checked):
     """Size of the WAL past which the log and `health` warn; None never does."""
     disk_look_seconds: float = 0.25
     """How often the free space and the size of the WAL are looked at."""
+    stuck_seconds: float = 30.0
+    """A group that is in commit for so long, or a database that is opened again for so long, is told as stuck by the
+    checks of `health`."""
 
     small_write_bytes_max: int = 1 * MIB
     """A write up to this size is collected and committed in a group; a larger one gets its own transaction."""
@@ -183,6 +186,14 @@ class ServerConfig(_Checked):
     """Longest wait for the refusal of a login, from an address from which many failed."""
     logins_waiting_max: int = 32
     """Refusals that wait at once, each with a thread; past it they come at once."""
+    health_port: int | None = None
+    """Port of the HTTP health checks; 0 picks a free one, None offers none."""
+    health_host: str = "127.0.0.1"
+    """Address of that port. It knows neither tokens nor TLS: one that other machines reach needs `insecure`."""
+    health_connections_max: int = 32
+    """Connections to it at once; past it the oldest is dropped."""
+    health_request_seconds: float = 2.0
+    """How long such a connection may take to send its request."""
     drain_seconds: float = 10.0
     """How long a stopping server lets calls in flight finish."""
     calls_in_flight_max: int = 1024
@@ -221,6 +232,8 @@ class ServerConfig(_Checked):
         _Checked.__post_init__(self)
         if not 0 <= self.port <= 65535:
             raise InvalidArgument(f"port must be between 0 and 65535, not {self.port}")
+        if self.health_port is not None and not 0 <= self.health_port <= 65535:
+            raise InvalidArgument(f"health_port must be between 0 and 65535, not {self.health_port}")
         if self.tls not in (None, "auto"):
             raise InvalidArgument(f'tls must be "auto" or nothing, not "{self.tls}"')
         if (self.tls_cert is None) != (self.tls_key is None):

@@ -32,6 +32,7 @@ _POLL_SECONDS = 0.05
 _QUEUES = "Limits: past each of them a call is refused, and told whether to retry"
 _TIMES = "Times"
 _SECURITY = "Who may call, and encryption"
+_HEALTH = "Health checks"
 _STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 _log = logging.getLogger("ducktower.serve")
@@ -197,6 +198,28 @@ def command(
             rich_help_panel=_TIMES,
         ),
     ] = _ENGINE.upload_timeout_seconds or 0,
+    health_port: Annotated[
+        int | None,
+        typer.Option(
+            envvar="DUCKTOWER_HEALTH_PORT",
+            min=0,
+            max=65535,
+            help="Answer HTTP `/health/live` and `/health/ready` on this port; 0 picks a free one. [default: none]",
+            rich_help_panel=_HEALTH,
+        ),
+    ] = _SERVER.health_port,
+    health_host: Annotated[
+        str,
+        typer.Option(envvar="DUCKTOWER_HEALTH_HOST", help="Address of the health checks.", rich_help_panel=_HEALTH),
+    ] = _SERVER.health_host,
+    stuck_seconds: Annotated[
+        float,
+        typer.Option(
+            envvar="DUCKTOWER_STUCK_SECONDS",
+            help="A group that is in commit for longer is told as stuck by health checks.",
+            rich_help_panel=_HEALTH,
+        ),
+    ] = _ENGINE.stuck_seconds,
     drain_seconds: Annotated[
         float,
         typer.Option(
@@ -310,6 +333,7 @@ def command(
             query_timeout_seconds=query_timeout or None,
             upload_timeout_seconds=upload_timeout or None,
             conflict_retry_seconds=conflict_retry_seconds,
+            stuck_seconds=stuck_seconds,
             sql_bytes_max=sql_bytes_max,
             returned_bytes_max=returned_bytes_max,
         )
@@ -325,6 +349,8 @@ def command(
             tls_client_ca=tls_client_ca,
             audit_log=audit_log,
             principal_calls_in_flight_max=principal_calls_in_flight_max,
+            health_port=health_port,
+            health_host=health_host,
             drain_seconds=drain_seconds,
             calls_in_flight_max=calls_in_flight_max,
         )
@@ -355,6 +381,8 @@ def run_server(
     flight.start()
     try:
         _log.info("serving %s at %s", engine.database, flight.url)
+        if flight.health_url is not None:
+            _log.info("health checks at %s/live and /ready", flight.health_url)
         on_ready(flight)
         while not stop.is_set() and not flight.wait(_POLL_SECONDS):
             pass

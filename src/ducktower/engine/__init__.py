@@ -3,6 +3,7 @@
 from .access import LOCAL, Principal, Role, Trail
 from .appending import Appending
 from .calls import Caller
+from .checks import Check
 from .describing import Description
 from .engine import Engine
 from .parameters import charged_bytes
@@ -16,6 +17,7 @@ __all__ = [
     "LOCAL",
     "Appending",
     "Caller",
+    "Check",
     "Description",
     "Engine",
     "Executed",

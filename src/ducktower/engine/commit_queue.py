@@ -56,6 +56,8 @@ class CommitQueue:
         self._waiting_bytes = 0
         self._idle = False
         self._closing = False
+        # Written by the committing thread alone, without the lock: since when a group is in commit.
+        self._committing_since: float | None = None
         self._thread = threading.Thread(target=self._run, name="ducktower-commit", daemon=True)
         self._thread.start()
 
@@ -98,6 +100,16 @@ class CommitQueue:
         """Return how many writes wait, and their bytes."""
         with self._lock:
             return self._waiting_writes, self._waiting_bytes
+
+    @property
+    def running(self) -> bool:
+        """Whether the committing thread is there, or was told to end."""
+        return self._thread.is_alive() or self._closing
+
+    def committing_seconds(self) -> float:
+        """Return for how long the group that is in commit has been; 0 when there is none."""
+        since = self._committing_since
+        return 0.0 if since is None else time.monotonic() - since
 
     def close(self, wait_seconds: float) -> bool:
         """Refuse new writes and commit those that wait; False when that took longer than `wait_seconds`."""
@@ -159,7 +171,7 @@ class CommitQueue:
     def _run(self) -> None:
         cores.stay()  # those that it wakes are there
         while group := self._next_group():
-            started = time.monotonic()
+            self._committing_since = started = time.monotonic()
             try:
                 outcomes = self._commit(group)
             except Exception as error:
@@ -173,3 +185,4 @@ class CommitQueue:
                     write.done(outcome)
                 except Exception:
                     log.exception("cannot hand on the outcome of a write")
+            self._committing_since = None

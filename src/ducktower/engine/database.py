@@ -98,6 +98,7 @@ class Database:
         self._state: State = "serving"
         self._leases: set[Lease] = set()
         self._generation = 0
+        self._reopening_since: float | None = None
         self._fatal_errors = 0
         self._last_fatal = ""
         self._found = Found()  # in the WAL, at the last opening
@@ -118,6 +119,11 @@ class Database:
     def state(self) -> State:
         """Whether leases are given out now."""
         return self._state
+
+    def reopening_seconds(self) -> float:
+        """For how long the database has been opening again; 0 when it is not."""
+        since = self._reopening_since
+        return 0.0 if since is None else time.monotonic() - since
 
     @property
     def generation(self) -> int:
@@ -188,6 +194,7 @@ class Database:
             if self._state != "serving":
                 return
             self._state = "reopening"
+            self._reopening_since = time.monotonic()
             self._fatal_errors += 1
             self._last_fatal = without_paths(first_line(str(error)))
         log.error("fatal database error, reopening: %s", self._last_fatal)
@@ -344,6 +351,7 @@ class Database:
             self._generation += 1
             if self._state == "reopening":
                 self._state = "serving"
+            self._reopening_since = None
             self._changed.notify_all()
         log.warning("the database is open again")
         return True

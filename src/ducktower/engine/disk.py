@@ -53,6 +53,11 @@ class Disk:
         if self._full:
             raise Overloaded(f"{self._full}; nothing was stored", retry_after_seconds=_SPACE_SECONDS)
 
+    @property
+    def full(self) -> bool:
+        """Whether writes are refused now."""
+        return bool(self._full)
+
     def health(self) -> dict[str, Any]:
         """Return `free_bytes`, `wal_bytes` as they were last seen, and `warnings` when there is something to say."""
         if self._free_bytes is None:

@@ -34,6 +34,7 @@ from .appending import Appending
 from .block_cache import BlockCache
 from .calls import Caller, Calls
 from .carried import schema_of
+from .checks import Check, checks_of
 from .commit_queue import CommitQueue
 from .database import Database
 from .describing import Describer
@@ -404,6 +405,10 @@ class Engine:
         if last_fatal:
             health["last_fatal_error"] = last_fatal
         return health
+
+    def checks(self) -> list[Check]:
+        """Return the named checks of what may be wrong. Never waits for DuckDB."""
+        return checks_of(self._queue, self._database, self._disk, self.config.stuck_seconds)
 
     def statistics(self, caller: Caller | None = None) -> dict[str, Any]:
         """Return counters and the latency of group commits in seconds."""

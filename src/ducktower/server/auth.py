@@ -15,7 +15,7 @@ from ..config import ServerConfig
 from ..errors import Forbidden, InvalidArgument, Unauthenticated
 from .logins import Login, Logins
 
-__all__ = ["Authenticator", "check_address"]
+__all__ = ["Authenticator", "check_address", "check_health_address"]
 
 _USER_MAX = 256
 """A name travels in every session token, and headers are bounded."""
@@ -88,12 +88,7 @@ def check_address(config: ServerConfig, *, asks: bool, encrypts: bool) -> None:
 
     Raises Forbidden, or InvalidArgument for a host that cannot be resolved.
     """
-    try:
-        found = socket.getaddrinfo(config.host, config.port, type=socket.SOCK_STREAM)
-    except OSError as error:
-        raise InvalidArgument(f'host "{config.host}" cannot be resolved') from error
-    addresses = {str(info[4][0]).split("%", 1)[0] for info in found}
-    if config.insecure or all(ipaddress.ip_address(address).is_loopback for address in addresses):
+    if _only_of_this_machine(config.host) or config.insecure:
         return
     missing = [
         what
@@ -108,3 +103,24 @@ def check_address(config: ServerConfig, *, asks: bool, encrypts: bool) -> None:
             f'host "{config.host}" can be reached by other machines: it needs {" and ".join(missing)}; '
             "add --insecure if it is meant without"
         )
+
+
+def check_health_address(config: ServerConfig) -> None:
+    """Refuse health checks on an address that other machines reach, unless `insecure` says that it is meant.
+
+    Raises Forbidden, or InvalidArgument for a host that cannot be resolved.
+    """
+    if not _only_of_this_machine(config.health_host) and not config.insecure:
+        raise Forbidden(
+            f'health host "{config.health_host}" can be reached by other machines, and health checks know neither '
+            "tokens nor TLS; add --insecure if it is meant"
+        )
+
+
+def _only_of_this_machine(host: str) -> bool:
+    try:
+        found = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
+    except OSError as error:
+        raise InvalidArgument(f'host "{host}" cannot be resolved') from error
+    addresses = {str(info[4][0]).split("%", 1)[0] for info in found}
+    return all(ipaddress.ip_address(address).is_loopback for address in addresses)

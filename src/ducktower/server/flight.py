@@ -28,6 +28,9 @@ __all__ = ["Listener"]
 
 log = logging.getLogger(__name__)
 
+_HEALTH = "DoAction health"
+"""What is answered to the very end: it tells why nothing else is."""
+
 
 class Listener(flight.FlightServerBase):
     """gRPC calls each of these from a thread of its own, one thread for each call in flight."""
@@ -138,7 +141,7 @@ class Listener(flight.FlightServerBase):
         entered: Visit | None = None
         entry = None if self._audit is None else Entry(rpc)
         try:
-            if self._stopping:
+            if self._stopping and rpc != _HEALTH:
                 raise Unavailable("the server is stopping")
             peer = context.peer()
             visit = self._visits.take()

@@ -9,7 +9,6 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable, Iterator
-from importlib import metadata
 from typing import Any, NamedTuple
 
 import pyarrow as pa
@@ -29,6 +28,7 @@ from ..errors import (
 )
 from ..protocol import commands
 from .acks import AckPump, Outbox
+from .health import Health
 from .idle_streams import IdleStreams
 
 __all__ = ["ALWAYS_ADMITTED", "PlainFlight"]
@@ -38,7 +38,6 @@ log = logging.getLogger(__name__)
 ALWAYS_ADMITTED = frozenset({"health", "sessions", "cancel"})
 """Actions that an operator needs most when everything is taken; they take no time."""
 
-_VERSION = metadata.version("ducktower")
 _IPC_PIECE_BYTES = 2 * 1024 * 1024
 
 
@@ -50,10 +49,13 @@ class _Action(NamedTuple):
 class PlainFlight:
     """The handlers. Each runs in the thread of its call and raises errors of `ducktower.errors`."""
 
-    def __init__(self, engine: Engine, config: ServerConfig, counts: Callable[[], dict[str, int]]) -> None:
+    def __init__(
+        self, engine: Engine, config: ServerConfig, health: Health, counts: Callable[[], dict[str, int]]
+    ) -> None:
         """`counts` gives what the server itself counts."""
         self._engine = engine
         self._counts = counts
+        self._health_of = health
         self._config = config
         self._acks = AckPump(workers_max=config.calls_in_flight_max)
         self.idle = IdleStreams(config.stream_idle_seconds)
@@ -224,7 +226,7 @@ class PlainFlight:
         yield from action.run(arguments, caller)
 
     def _health(self, _arguments: dict[str, Any], _caller: Caller) -> Iterator[bytes]:
-        yield commands.to_json({"version": _VERSION, **self._engine.health()})
+        yield commands.to_json(self._health_of.describe())
 
     def _statistics(self, _arguments: dict[str, Any], caller: Caller) -> Iterator[bytes]:
         yield commands.to_json(self._engine.statistics(caller) | self._counts())

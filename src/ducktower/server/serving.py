@@ -27,11 +27,13 @@ from ..engine import Engine, Principal
 from ..errors import InvalidArgument, Unavailable
 from ..malloc import keep_freed_memory
 from .audit import AuditLog
-from .auth import Authenticator, check_address
+from .auth import Authenticator, check_address, check_health_address
 from .closed_mark import ClosedMark
 from .connections import cut
 from .flight import Listener
 from .flight_sql import FlightSql
+from .health import Health
+from .health_port import HealthPort
 from .logins import Logins
 from .plain_flight import PlainFlight
 from .tls import Tls, tls_of
@@ -70,6 +72,8 @@ class FlightServer:
         self._tls: Tls | None = None
         self._audit: AuditLog | None = None
         self._listener: Listener | None = None
+        self._health: Health | None = None
+        self._health_port: HealthPort | None = None
         self._port = 0
         self._closing = threading.Lock()
         self._closed = threading.Event()
@@ -82,6 +86,8 @@ class FlightServer:
         if not logins.asks:
             self._mark.check(None if file is None else file.path)
         check_address(self._config, asks=logins.asks, encrypts=self._tls is not None)
+        if self._config.health_port is not None:
+            check_health_address(self._config)
         keep_freed_memory()
         if self._config.one_core:
             cores.share_one()
@@ -103,7 +109,15 @@ class FlightServer:
             if logins.asks:
                 self._mark.put()
             self._visits = visits = Visits(self._engine, Authenticator(logins), self._config)
-            self._plain = PlainFlight(self._engine, self._config, lambda: {"failed_logins": visits.failed_logins.count})
+            self._health = Health(self._engine)
+            if self._config.health_port is not None:
+                self._health_port = HealthPort(self._config, self._config.health_port, self._health)
+            self._plain = PlainFlight(
+                self._engine,
+                self._config,
+                self._health,
+                lambda: {"failed_logins": visits.failed_logins.count},
+            )
             self._sql = FlightSql(self._engine, self._config)
             location = f"{self._scheme}://{_bracketed(self._config.host)}:{self._config.port}"
             self._listener = Listener(
@@ -116,6 +130,7 @@ class FlightServer:
                 self._sql.close()
             if self._plain is not None:
                 self._plain.close()
+            self._close_health()
             self._close_audit()
             self._engine.close(0)
             self._engine = self._visits = self._sql = self._plain = None
@@ -126,6 +141,7 @@ class FlightServer:
         self._port = int(self._listener.port)
         self._visits.lost_clients.listening_on(self._port)
         logins.start()
+        self._health.start()
 
     @property
     def port(self) -> int:
@@ -140,6 +156,14 @@ class FlightServer:
         if host in ("0.0.0.0", "::"):  # noqa: S104 - a place to connect to, not to listen on
             host = "127.0.0.1"
         return f"{self._scheme}://{_bracketed(host)}:{self.port}"
+
+    @property
+    def health_url(self) -> str | None:
+        """What HTTP health checks ask, `/live` or `/ready` added; None where there are none."""
+        self._started()
+        if self._health_port is None:
+            return None
+        return f"http://{_bracketed(self._config.health_host)}:{self._health_port.port}/health"
 
     @property
     def tls_fingerprint(self) -> str | None:
@@ -169,6 +193,8 @@ class FlightServer:
                 return
             if self._logins is not None:
                 self._logins.close()
+            if self._health is not None:
+                self._health.stop()
             if self._listener is not None:
                 self._listener.stop_accepting()
             if self._visits is not None:
@@ -184,6 +210,7 @@ class FlightServer:
                 # of calls refer to their frames, and these to the listener.
                 self._listener = self._visits = self._sql = self._plain = None
                 gc.collect()
+            self._close_health()
             self._close_audit()
             atexit.unregister(self.close)
             self._closed.set()
@@ -256,6 +283,11 @@ class FlightServer:
             self._mark.put()
         except InvalidArgument as error:
             log.error("%s; after a restart without its token file the server would be open", error)  # noqa: TRY400 - the text says all
+
+    def _close_health(self) -> None:
+        if self._health_port is not None:
+            self._health_port.close()
+        self._health = self._health_port = None
 
     def _close_audit(self) -> None:
         if self._audit is not None:
