@@ -10,18 +10,23 @@ from typing import Any
 
 from ..arrow_types import plain_schema
 from ..config import EngineConfig
-from ..errors import LimitExceeded
+from ..errors import InvalidArgument, LimitExceeded
 from .access import Trail
 from .commit_queue import CommitQueue
+from .ledger import fingerprint
 from .shares import Share
 from .trails import counted
-from .words import Outcome, PlanKey, Target, Write
+from .words import Claim, Outcome, PlanKey, Target, Write
+from .writers import Term
 
 __all__ = ["Appending"]
 
 
 class Appending:
-    """Used by one thread, the stream's. Raises LimitExceeded when the rows have too many columns."""
+    """Used by one thread, the stream's. Raises LimitExceeded when the rows have too many columns.
+
+    With a writer's `term` every write has a sequence, and takes effect once.
+    """
 
     def __init__(
         self,
@@ -31,6 +36,7 @@ class Appending:
         schema: Any,
         share: Share | None = None,
         trail: Trail | None = None,
+        term: Term | None = None,
     ) -> None:
         if len(schema) > config.queue_columns_max:
             raise LimitExceeded(
@@ -42,20 +48,24 @@ class Appending:
         self._bytes_max = min(config.group_bytes_max, config.row_bytes_max)  # what is larger is looked at row by row
         self._share = share
         self._trail = trail
+        self._term = term
         self._schema = plain_schema(schema)
         self._key = PlanKey(target, self._schema)
         self._cast = self._schema != schema.remove_metadata()
         self._strip = schema.metadata is not None
 
-    def submit(self, batch: Any, done: Callable[[Outcome], None], parts: tuple[int, ...] = ()) -> None:
+    def submit(
+        self, batch: Any, done: Callable[[Outcome], None], parts: tuple[int, ...] = (), sequence: int = 0
+    ) -> None:
         """Queue a record batch as one write and return; `done` is called after its COMMIT and must not block.
 
         With `parts` the batch is several writes of so many rows each. They cost no more than one, unless one of
-        them fails: then each is stored or refused by itself, and `done` gets Divided.
+        them fails: then each is stored or refused by itself, and `done` gets Divided. `sequence` is the writer's, of
+        the first of them; it counts where the stream has a writer.
 
         Waits for room in the queue for at most `queue_wait_seconds`. Raises Overloaded when there was none,
-        LimitExceeded for a batch larger than a group, Unavailable when the server stops; `done` is not called
-        then.
+        LimitExceeded for a batch larger than a group, Unavailable when the server stops, InvalidArgument when
+        the writer was resumed elsewhere; `done` is not called then.
         """
         nbytes = batch.nbytes
         if nbytes > self._bytes_max:
@@ -69,4 +79,20 @@ class Appending:
         if self._trail is not None:
             done = counted(self._trail, done)
         write = Write(self._key, [batch], batch.num_rows, nbytes, done, parts, self._share)
-        self._queue.submit(write, wait_seconds=self._config.queue_wait_seconds)
+        if self._term is None:
+            self._queue.submit(write, wait_seconds=self._config.queue_wait_seconds)
+            return
+        write.claims = self._claims(self._term, batch, parts or (batch.num_rows,), sequence)
+        with self._term.held():
+            self._queue.submit(write, wait_seconds=self._config.queue_wait_seconds)
+
+    def _claims(self, term: Term, batch: Any, parts: tuple[int, ...], sequence: int) -> tuple[Claim, ...]:
+        if not 1 <= sequence <= 2**63 - len(parts):
+            raise InvalidArgument(f"a writer's sequences go from 1 to 2^63 - 1; {sequence} is none")
+        claims, start = [], 0
+        for offset, rows in enumerate(parts):
+            content = [batch.slice(start, rows)] if rows else []
+            seen = fingerprint(self._key.target, self._schema, content)
+            claims.append(Claim(*term.key, sequence + offset, seen))
+            start += rows
+        return tuple(claims)

@@ -54,6 +54,9 @@ class CommitQueue:
         self._waiting: deque[Write] = deque()
         self._waiting_writes = 0  # a message that carries several counts for so many
         self._waiting_bytes = 0
+        self._queued = 0  # since the start, as _answered: what `flush` compares
+        self._answered = 0
+        self._flushed = threading.Condition(self._lock)
         self._idle = False
         self._closing = False
         # Written by the committing thread alone, without the lock: since when a group is in commit.
@@ -87,6 +90,7 @@ class CommitQueue:
             if self._closing:
                 raise Unavailable("the server is stopping; nothing was stored")
             self._waiting.append(write)
+            self._queued += 1
             self._waiting_writes += write.count
             self._waiting_bytes += write.nbytes
             if share is not None:
@@ -95,6 +99,13 @@ class CommitQueue:
             if self._idle:
                 self._idle = False
                 self._work.notify()
+
+    def flush(self, wait_seconds: float) -> None:
+        """Wait until everything that is queued now was answered. Raises Overloaded after `wait_seconds`."""
+        with self._lock:
+            queued = self._queued
+            if not self._flushed.wait_for(lambda: self._answered >= queued, wait_seconds):
+                raise Overloaded(f"{queued - self._answered} writes still wait after {wait_seconds:g} seconds")
 
     def depth(self) -> tuple[int, int]:
         """Return how many writes wait, and their bytes."""
@@ -186,3 +197,6 @@ class CommitQueue:
                 except Exception:
                     log.exception("cannot hand on the outcome of a write")
             self._committing_since = None
+            with self._lock:
+                self._answered += len(group)
+                self._flushed.notify_all()

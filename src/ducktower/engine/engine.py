@@ -59,6 +59,7 @@ from .sql_facts import SqlFacts, sql_facts
 from .trails import add_rows, note_rows
 from .uploads import UploadLimit
 from .words import Claim, Executed, Outcome, PlanKey, Receipt, SlowWrite, Target, Write
+from .writers import Terms
 
 __all__ = ["Engine"]
 
@@ -80,6 +81,7 @@ class Engine:
         self._database.before_reopen(lambda: self._calls.end_all("reopening"))
         self._ledger = Ledger(self.config, self._database.catalog)
         self._database.before_reopen(self._ledger.forget)
+        self._terms = Terms()
         self._committer = GroupCommitter(
             self._database, self._calls, self.config, self._commits, self._rows, self._ledger
         )
@@ -309,11 +311,17 @@ class Engine:
         add_rows(caller.trail, receipt.rows)
         return receipt
 
-    def writer(self, name: str, caller: Caller | None = None) -> WriterState:
-        """Return how far the caller's writer of that name came."""
+    def writer(self, name: str, caller: Caller | None = None, *, resume: bool = False) -> WriterState:
+        """Return how far the caller's writer of that name came, what was queued before being stored or refused.
+
+        With `resume` the streams that are open for it queue nothing more.
+        """
         principal = who(caller)
         principal.require("writer", "ask for a writer")
         key = self._claim(principal, name, 1).key
+        if resume:
+            self._terms.end(key)
+        self._queue.flush(self.config.lease_wait_seconds)
         with self._cursors.open("internal", "look at a writer", "", caller) as (lease, _):
             return self._ledger.state(lease.cursor, key)
 
@@ -360,13 +368,19 @@ class Engine:
             claim = claim._replace(fingerprint=fingerprint(target, schema, batches))
         return self._put_small(target, schema, batches, nbytes, caller, claim)
 
-    def appending(self, target: Target, schema: Any, caller: Caller | None = None) -> Appending:
-        """Open a stream of small writes to `target`, whose batches have the pyarrow.Schema `schema`."""
+    def appending(
+        self, target: Target, schema: Any, caller: Caller | None = None, *, writer: str | None = None
+    ) -> Appending:
+        """Open a stream of small writes to `target`, whose batches have the pyarrow.Schema `schema`.
+
+        With the name of a `writer` each of them has a sequence and takes effect once.
+        """
         trail = trail_of(caller)
         if trail is not None:
             note_rows(trail, target)
         self._guard.admit_rows(who(caller), target.schema, target.table, target.mode)
-        return Appending(self._queue, self.config, target, schema, self._cursors.shares.of(who(caller)), trail)
+        term = None if writer is None else self._terms.current(self._claim(who(caller), writer, 1).key)
+        return Appending(self._queue, self.config, target, schema, self._cursors.shares.of(who(caller)), trail, term)
 
     def execute(self, sql: str, parameters: Parameters = None, caller: Caller | None = None) -> Executed:
         """Run SQL that writes: one statement or a script, all or nothing.

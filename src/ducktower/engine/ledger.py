@@ -116,12 +116,12 @@ class Turn:
 def fingerprint(target: Target, schema: Any, batches: Sequence[Any]) -> int:
     """Return 64 bits that tell this content from other content: the target, the columns, the bytes of the rows.
 
-    However the rows are cut into batches, it is the same.
+    However the rows are cut into batches, and whatever they travelled with, it is the same.
     """
     digest = hashlib.blake2b(repr((target.schema, target.table, target.mode, target.key)).encode(), digest_size=8)
     digest.update(schema.serialize())
-    if batches:
-        digest.update((batches[0] if len(batches) == 1 else pa.concat_batches(batches)).serialize())
+    if batches:  # joined even when it is one: a slice's bitmaps have its neighbours' bits in them
+        digest.update(pa.concat_batches(batches).serialize())
     return int.from_bytes(digest.digest()[:_HASH_BYTES], "little", signed=True)
 
 

@@ -4,7 +4,8 @@
                  Values that JSON lacks travel as {"arrow_parameters": base64 of an Arrow IPC stream of one row}.
     put          descriptor path [table] or [schema, table]: append; or a command:
                  {"table": T, "schema": S, "mode": M, "key": [...], "writer": W, "sequence": n}
-    exchange     {"append": {"table": T, "schema": S}}: each batch is a write of its own, answered by a message
+    exchange     {"append": {"table": T, "schema": S, "writer": W}}: each batch is a write of its own, answered by a
+                 message; with a writer its metadata has its sequence among those of the writer
                  {"ingest": {... as put ...}}: the whole stream is one write, answered by one message
     metadata     of a batch in an append stream: {"sequence": n} or n
     answers      {"rows": n, "commit": c}; with "sequence" in an append stream; or "error" in their place
@@ -80,7 +81,8 @@ class Put:
     key: tuple[str, ...] = ()
     writer: str | None = None
     sequence: int = 0
-    """With a writer: the number of this write among those of the writer, from 1."""
+    """With a writer: the number of this write among those of the writer, from 1. Of a stream of writes 0: each batch
+    has its own."""
 
     def to_json(self) -> dict[str, Any]:
         """Return the command's object."""
@@ -88,7 +90,9 @@ class Put:
         if self.key:
             body["key"] = list(self.key)
         if self.writer is not None:
-            body |= {"writer": self.writer, "sequence": self.sequence}
+            body["writer"] = self.writer
+        if self.sequence:
+            body["sequence"] = self.sequence
         return body
 
 
@@ -164,11 +168,9 @@ def parse_exchange(raw: bytes) -> Exchange:
     ((kind, inner),) = body.items()
     if not isinstance(inner, dict):
         raise InvalidArgument(f'"{kind}" must be a JSON object')
-    put = _put(inner, f'"{kind}"')
+    put = _put(inner, f'"{kind}"', of_stream=kind == "append")
     if kind == "append" and put.mode != "append":
         raise InvalidArgument('"append" has the one mode "append"')
-    if kind == "append" and put.writer is not None:
-        raise InvalidArgument('"writer" in "append" is not offered; each write of a writer is a DoPut or an "ingest"')
     return Exchange(kind, put)
 
 
@@ -246,7 +248,7 @@ def error_from_body(body: Any) -> DucktowerError:
     )
 
 
-def _put(body: dict[str, Any], what: str) -> Put:
+def _put(body: dict[str, Any], what: str, *, of_stream: bool = False) -> Put:
     _known(body, _PUT_FIELDS, what)
     table, schema, mode, key = (
         default if body.get(name) is None else body[name]
@@ -261,6 +263,10 @@ def _put(body: dict[str, Any], what: str) -> Put:
     for name in (table, schema, *key):
         _text(name, f"a name in the {what}")
     writer, sequence = body.get("writer"), body.get("sequence")
+    if of_stream and sequence is not None:
+        raise InvalidArgument(f'"sequence" goes into the metadata of each batch, not into the {what}')
+    if of_stream and writer is not None:
+        return Put(table, schema, mode, tuple(key), parse_writer(writer, what))
     if (writer is None) != (sequence is None):
         raise InvalidArgument(f'"writer" and "sequence" in the {what} belong together')
     if writer is None:

@@ -136,21 +136,20 @@ class PlainFlight:
             with self.idle.watch(caller) as watched:
                 writer.write_metadata(self._store(command.put, reader, watched))
         else:
-            target = _target(command.put)
             outbox = Outbox(self._acks, writer)
             with self._lock:
                 self._open_streams[outbox] = caller
             try:
                 with self.idle.watch(caller, lambda why: outbox.tell(commands.rejection(None, why))) as watched:
-                    self._append(target, reader, outbox, watched)
+                    self._append(command.put, reader, outbox, watched)
             finally:
                 outbox.close()
                 with self._lock:
                     self._open_streams.pop(outbox, None)
 
-    def _append(self, target: Target, reader: Any, outbox: Outbox, caller: Caller) -> None:
+    def _append(self, put: commands.Put, reader: Any, outbox: Outbox, caller: Caller) -> None:
         """Queue each batch as a write of its own; answers go out as their commits return."""
-        appending = self._engine.appending(target, _schema_of(reader), caller)
+        appending = self._engine.appending(_target(put), _schema_of(reader), caller, writer=put.writer)
         last = 0
         while True:
             try:
@@ -162,6 +161,8 @@ class PlainFlight:
             if chunk.data is None:
                 continue
             metadata = chunk.app_metadata
+            if metadata is None and put.writer is not None:
+                raise InvalidArgument("a batch of a writer's stream needs its sequence in its metadata")
             sequence, parts = commands.parse_writes(metadata.to_pybytes()) if metadata is not None else (last + 1, ())
             last = sequence + max(0, len(parts) - 1)
             self._check_parts(parts, chunk.data.num_rows)
@@ -196,7 +197,7 @@ class PlainFlight:
                     outbox.post(commands.rejection(sequence + offset, outcome))
 
         try:
-            appending.submit(batch, done, parts)
+            appending.submit(batch, done, parts, sequence)
         except DucktowerError as error:
             done(error)
         except Exception as error:  # the write is owed an answer whatever happens
@@ -253,7 +254,10 @@ class PlainFlight:
 
     def _writer(self, arguments: dict[str, Any], caller: Caller) -> Iterator[bytes]:
         name = commands.parse_writer(arguments.get("writer"), "action's body")
-        yield commands.to_json(self._engine.writer(name, caller)._asdict())
+        resume = arguments.get("resume", False)
+        if not isinstance(resume, bool):
+            raise InvalidArgument('"resume" in the action\'s body must be true or false')
+        yield commands.to_json(self._engine.writer(name, caller, resume=resume)._asdict())
 
     def _checkpoint(self, _arguments: dict[str, Any], caller: Caller) -> Iterator[bytes]:
         self._engine.checkpoint(caller)
