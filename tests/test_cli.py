@@ -193,6 +193,7 @@ class TestUsage:
         """Each option names a variable of its own that starts with DUCKTOWER_."""
         commands = dict(typer.main.get_command(app).commands)  # type: ignore[attr-defined]
         names = {"serve", "write", "read", "demo", "query", "execute", "ingest", "tables", "health", "token"}
+        names |= {"backup", "restore"}
         assert set(commands) == names
         commands |= {f"token {name}": command for name, command in commands.pop("token").commands.items()}
         shared = {"url", "token", "tls_ca", "tls_fingerprint", "tls_client_cert", "tls_client_key", "table"}
@@ -218,6 +219,7 @@ class TestUsage:
         commands = typer.main.get_command(app).commands  # type: ignore[attr-defined]
         settings = {one.name for config in (EngineConfig, ServerConfig) for one in fields(config)}
         own = {"log_level", "query_timeout", "upload_timeout", "allow_path", "allow_extension", "min_free_space"}
+        own |= {"backup_every", "backup_keep"}
         assert {option.name for option in commands["serve"].params} - own - {"help"} <= settings
 
     def test_the_reference_is_up_to_date(self) -> None:

@@ -67,6 +67,7 @@ def test_numbers_say_their_unit() -> None:
                         "_writes_max",
                         "_in_flight_max",
                         "_columns_max",
+                        "_kept_max",
                         "plans_max",
                         "_seconds",
                         "sessions_max",

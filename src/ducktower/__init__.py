@@ -6,7 +6,7 @@ time over Arrow Flight. `serve` starts a server in this process, `connect` retur
 
 from typing import TYPE_CHECKING
 
-from .client import Appender, Executed, FlightClient, PendingWrite, Receipt, connect
+from .client import Appender, Backup, Executed, FlightClient, PendingWrite, Receipt, connect
 from .config import EngineConfig, ServerConfig
 from .errors import (
     Cancelled,
@@ -34,6 +34,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "Appender",
+    "Backup",
     "Cancelled",
     "Conflict",
     "ConstraintViolation",

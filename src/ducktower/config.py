@@ -107,6 +107,17 @@ class EngineConfig(_Checked):
     """Longest run of one statement, its result's stream included; None is no limit."""
     upload_timeout_seconds: float | None = 3600.0
     """Longest run of one large write, the time spent waiting for its client included; None is no limit."""
+    backup_dir: str | None = None
+    """Directory in which backups are made, and in which those made by the clock are kept; made when missing. None:
+    beside the database, those of the clock in `<database>.backups`."""
+    backup_every_seconds: float | None = None
+    """How often the server makes a backup by itself; one that was missed is made at the start. None is never."""
+    backups_kept_max: int = 7
+    """How many of those are kept; the oldest are taken away."""
+    backup_timeout_seconds: float | None = 3600.0
+    """Longest time to make one backup and send it to its client; None is no limit."""
+    backup_memory_bytes_max: int = 512 * MIB
+    """DuckDB's memory, beside that of the served database, to look through a finished copy."""
     conflict_retry_seconds: float = 30.0
     """How long a statement that met a conflict is tried again before CONFLICT."""
     watch_interval_seconds: float = 0.02
@@ -152,6 +163,11 @@ class EngineConfig(_Checked):
     value counts for a byte at least: nulls have none in Arrow."""
     sql_bytes_max: int = 256 * KIB
     """Longest SQL text. DuckDB parses with Python's lock held, at up to 2 s and 1 GB of memory for each MiB."""
+
+    def __post_init__(self) -> None:
+        _Checked.__post_init__(self)
+        if self.backup_every_seconds is not None and self.database == ":memory:":
+            raise InvalidArgument("backup_every_seconds needs a database in a file; one in memory has none to copy")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

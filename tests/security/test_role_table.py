@@ -174,6 +174,7 @@ TRIES: dict[str, list[Try]] = {
         lambda me: me.client.execute("SELECT 1; CREATE TABLE IF NOT EXISTS made7 (n INTEGER)"),
     ],
     "`checkpoint`": [lambda me: me.client.checkpoint()],
+    "`backup`": [lambda me: me.act("backup")],
     "`statistics`": [lambda me: me.act("statistics")],
     "`sessions` and `cancel` of others": [Me.see_others],
 }

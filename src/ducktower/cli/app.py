@@ -18,7 +18,7 @@ import typer
 import typer.core
 
 from ..errors import DucktowerError, InternalError
-from . import demo, execute, ingest, query, serve, status, token, write_read
+from . import backup, demo, execute, ingest, query, serve, status, token, write_read
 from .terminal import error_line, leave, one_line
 
 __all__ = ["app", "main", "run"]
@@ -77,6 +77,8 @@ app.command("execute", cls=_Command)(execute.command)
 app.command("ingest", cls=_Command)(ingest.command)
 app.command("tables", cls=_Command)(status.tables_command)
 app.command("health", cls=_Command)(status.health_command)
+app.command("backup", cls=_Command)(backup.backup_command)
+app.command("restore", cls=_Command)(backup.restore_command)
 app.add_typer(token.app, name="token")
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +20,7 @@ from ..config import DEFAULT_PORT
 if TYPE_CHECKING:
     from ..client import FlightClient
 
-__all__ = ["DEFAULT_URL", "Connection", "connected", "rate_of"]
+__all__ = ["DEFAULT_URL", "Connection", "connected", "duration", "rate_of"]
 
 DEFAULT_URL = f"grpc://127.0.0.1:{DEFAULT_PORT}"
 
@@ -27,6 +28,8 @@ _PANEL = "Connection"
 _RETRY_SECONDS = 2.0
 _ARGUMENT = "connection"
 _PER_SECOND_MIN, _PER_SECOND_MAX = 1e-9, 1e9  # and of seconds from one to the next
+_SECONDS = {"s": 1, "m": 60, "h": 3_600, "d": 86_400, "w": 604_800}
+_DURATION = re.compile(r"(\d{1,9})([smhdw])")
 
 
 def _option(flag: str, variable: str, text: str) -> Any:
@@ -130,3 +133,15 @@ def rate_of(rate: str | None, every: float | None, *, default: float | None) -> 
             f"--rate must be `max` or a number from {_PER_SECOND_MIN:g} to {_PER_SECOND_MAX:g}, not {rate!r}"
         )
     return value
+
+
+def duration(text: str, flag: str, example: str) -> int:
+    """Return the seconds of a number with a unit: s, m, h, d or w.
+
+    Raises:
+        typer.BadParameter: the text is none, or stands for no time at all.
+    """
+    found = _DURATION.fullmatch(text)
+    if found is None or not int(found[1]):
+        raise typer.BadParameter(f"{flag} must be a number and s, m, h, d or w, such as {example}, not {text!r}")
+    return int(found[1]) * _SECONDS[found[2]]

@@ -18,6 +18,7 @@ import typer
 
 from ..config import EngineConfig, ServerConfig
 from ..errors import InternalError, InvalidArgument
+from .options import duration
 from .terminal import leave
 
 if TYPE_CHECKING:
@@ -31,6 +32,7 @@ _POLL_SECONDS = 0.05
 """How soon a signal is seen: its handler must not take the lock of an event that this thread may be taking."""
 _QUEUES = "Limits: past each of them a call is refused, and told whether to retry"
 _TIMES = "Times"
+_BACKUPS = "Backups"
 _SECURITY = "Who may call, and encryption"
 _HEALTH = "Health checks"
 _STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
@@ -177,6 +179,30 @@ def command(
             help="Bytes free on the disk below which writes are refused, until there is more again; 0 refuses none.",
         ),
     ] = _ENGINE.free_bytes_min,
+    backup_dir: Annotated[
+        str | None,
+        typer.Option(
+            envvar="DUCKTOWER_BACKUP_DIR",
+            metavar="DIR",
+            help="Where backups are made and kept, made when missing. [default: beside the database, those of "
+            "`--backup-every` in DATABASE.backups]",
+            rich_help_panel=_BACKUPS,
+        ),
+    ] = _ENGINE.backup_dir,
+    backup_every: Annotated[
+        str | None,
+        typer.Option(
+            envvar="DUCKTOWER_BACKUP_EVERY",
+            metavar="24h",
+            help="Make a backup so often: a number and s, m, h, d or w. One that was missed is made at the start. "
+            "[default: never]",
+            rich_help_panel=_BACKUPS,
+        ),
+    ] = None,
+    backup_keep: Annotated[
+        int,
+        typer.Option(envvar="DUCKTOWER_BACKUP_KEEP", help="How many of those are kept.", rich_help_panel=_BACKUPS),
+    ] = _ENGINE.backups_kept_max,
     log_level: Annotated[
         LogLevel, typer.Option(envvar="DUCKTOWER_LOG_LEVEL", help="How much to tell on stderr.")
     ] = LogLevel.info,
@@ -323,6 +349,9 @@ def command(
             stream_cache_bytes_max=stream_cache_bytes_max or None,
             threads=threads,
             free_bytes_min=min_free_space,
+            backup_dir=backup_dir,
+            backup_every_seconds=None if backup_every is None else duration(backup_every, "--backup-every", "24h"),
+            backups_kept_max=backup_keep,
             small_write_bytes_max=small_write_bytes_max,
             queue_bytes_max=queue_bytes_max,
             queue_writes_max=queue_writes_max,

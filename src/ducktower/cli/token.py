@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import datetime
 import json
-import re
 import time
 from enum import StrEnum
 from pathlib import Path
@@ -15,15 +14,13 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from .options import duration
 from .terminal import one_line
 
 if TYPE_CHECKING:
     from ..server.token_file import Grant, TokenFile
 
 __all__ = ["app"]
-
-_SECONDS = {"s": 1, "m": 60, "h": 3_600, "d": 86_400, "w": 604_800}
-_DURATION = re.compile(r"(\d{1,9})([smhdw])")
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -91,7 +88,7 @@ def create_command(
     patterns = [part.strip() for one in tables or () for part in one.split(",")]
     if not all(patterns):
         raise typer.BadParameter("--tables has an empty pattern")
-    until = None if expires is None else time.time() + _seconds(expires)
+    until = None if expires is None else time.time() + duration(expires, "--expires", "30d")
     file = _file(token_file, database)
     _, text = file.create(name, role.value, tuple(patterns), until, replace=replace)
     typer.echo(f"a token for {name} ({role}) is in {file.path}; it is shown here and nowhere again", err=True)
@@ -136,13 +133,6 @@ def _file(token_file: Path | None, database: str | None) -> TokenFile:
     from ..server.token_file import TokenFile
 
     return TokenFile(token_file if token_file is not None else f"{database}.tokens")
-
-
-def _seconds(text: str) -> int:
-    found = _DURATION.fullmatch(text)
-    if found is None or not int(found[1]):
-        raise typer.BadParameter(f"--expires must be a number and s, m, h, d or w, such as 30d, not {text!r}")
-    return int(found[1]) * _SECONDS[found[2]]
 
 
 def _described(grant: Grant, now: float) -> dict[str, object]:

@@ -1,7 +1,8 @@
 """The client library. Needs no DuckDB."""
 
 from .appender import Appender
+from .backup import Backup
 from .client import Executed, FlightClient, connect
 from .pending import PendingWrite, Receipt
 
-__all__ = ["Appender", "Executed", "FlightClient", "PendingWrite", "Receipt", "connect"]
+__all__ = ["Appender", "Backup", "Executed", "FlightClient", "PendingWrite", "Receipt", "connect"]

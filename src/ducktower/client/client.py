@@ -34,12 +34,13 @@ from ..protocol.commands import Exchange, Put, Query, to_json
 from ..protocol.status import from_flight, is_coded
 from ..row_groups import MESSAGE_BYTES, messages, messages_of_stream
 from .appender import Appender
+from .backup import Backup, check_destination, receive
 from .data import query_sql, to_arrow
 from .pending import Receipt
 from .pinning import fingerprint_of, pin
 from .write_stream import WriteStream, WriteStreams
 
-__all__ = ["Executed", "FlightClient", "Receipt", "WriterState", "connect"]
+__all__ = ["Backup", "Executed", "FlightClient", "Receipt", "WriterState", "connect"]
 
 T = TypeVar("T")
 
@@ -322,6 +323,17 @@ class FlightClient:
         done: dict[str, Any] = json.loads(results[0])
         return done
 
+    def backup(self, destination: str | os.PathLike[str]) -> Backup:
+        """Copy the whole database, as it is at one moment, into a new file of this machine; writers go on.
+
+        The server verifies the copy first; the file is complete under its name, or not there. Raises InvalidArgument
+        for a file that exists or cannot be made, Forbidden for all but owners, Overloaded while another backup is made
+        or when the server's disk has no room, Unavailable when it failed or this machine's disk is full.
+        """
+        path = Path(destination)
+        check_destination(path)
+        return receive(self._parts("backup"), path)
+
     def close(self) -> None:
         """Close the connection. Twice is harmless."""
         with contextlib.suppress(pa.ArrowException):
@@ -398,6 +410,12 @@ class FlightClient:
         with _translated(self.url):
             results = self._flight.do_action(flight.Action(name, body), self._options)
             return [result.body.to_pybytes() for result in results]
+
+    def _parts(self, name: str) -> Iterator[bytes]:
+        """Give an action's answers one by one, however long they take."""
+        with _translated(self.url):
+            for result in self._flight.do_action(flight.Action(name, b""), self._stream_options):
+                yield result.body.to_pybytes()
 
     def _read_action(self, name: str) -> list[bytes]:
         return self._retried(lambda: self._action(name), Unavailable, Overloaded)

@@ -27,7 +27,7 @@ from .opened import opened_directories
 from .shares import Share
 from .wal import Found, replaying
 
-__all__ = ["SESSION_SETTINGS", "Database", "Lease", "State"]
+__all__ = ["SESSION_SETTINGS", "Database", "Lease", "State", "check_unserved", "looks_like_duckdb", "opened_apart"]
 
 log = logging.getLogger(__name__)
 
@@ -38,6 +38,7 @@ _EXTENSION = re.compile(r"[a-z][a-z0-9_]*")
 _MAKE_ROOM_EVERY_SECONDS = 0.1
 _REOPEN_PAUSE_SECONDS = 0.05
 _REOPEN_LOG_EVERY_SECONDS = 5.0
+_HEADER_BYTES = 4096
 
 SESSION_SETTINGS = ("TimeZone", "Calendar", "integer_division")
 """DuckDB's settings that clients may change, each for its own session."""
@@ -104,6 +105,7 @@ class Database:
         self._found = Found()  # in the WAL, at the last opening
         self._opened_seconds = 0.0
         self._before_reopen: list[Callable[[], None]] = []
+        self._descriptor: int | None = None
         self._claim()
         try:
             self._root = self._connect()
@@ -221,6 +223,23 @@ class Database:
         finally:
             lease.close()
 
+    def descriptor(self) -> int:
+        """Return a descriptor of the database's file, to read from and never to close.
+
+        DuckDB's lock is the process's and goes with the first descriptor of the file that the process closes: so this
+        one stays until the database is closed.
+        """
+        with self._changed:
+            if self._state == "stopping":
+                raise Unavailable("the database is stopping")
+            if self._descriptor is None:
+                self._descriptor = os.open(self._path, os.O_RDONLY | os.O_CLOEXEC)
+            return self._descriptor
+
+    def checkpoints_written(self) -> bytes:
+        """Return what each checkpoint changes: one of the two headers behind the main one."""
+        return os.pread(self.descriptor(), 2 * _HEADER_BYTES, _HEADER_BYTES)
+
     def close(self, wait_seconds: float = 5.0) -> None:
         """Stop leasing, wait for the leases that are out, checkpoint and close. Twice is harmless."""
         with self._changed:
@@ -240,6 +259,10 @@ class Database:
             with contextlib.suppress(duckdb.Error):
                 lease.cursor.close()
         self._root.close()
+        with self._changed:
+            if self._descriptor is not None:
+                os.close(self._descriptor)
+                self._descriptor = None
         self._disclaim()
 
     # -- within ---------------------------------------------------------------------------------------
@@ -368,6 +391,31 @@ class Database:
             _served.discard(self._path)
 
 
+def check_unserved(path: Path) -> None:
+    """Raise Unavailable for a file that this process serves: it must not be opened, nor closed, a second time."""
+    with _served_lock:
+        if os.path.realpath(path) in _served:
+            raise Unavailable(f'database "{path}" is served by this process')
+
+
+def opened_apart(path: Path, memory_bytes: int, *, writable: bool = False) -> Any:
+    """Open a file that nobody serves in an instance of its own, closed to everything outside; return its connection.
+
+    Raises duckdb.Error for what is no database or is held by another process, Unavailable for what this one serves.
+    """
+    check_unserved(path)
+    settings = {
+        "memory_limit": f"{memory_bytes}B",
+        "threads": "1",  # beside others' work, not before it
+        "enable_external_access": "false",
+        "autoload_known_extensions": "false",
+        "autoinstall_known_extensions": "false",
+        "python_enable_replacements": "false",
+        "lock_configuration": "true",
+    }
+    return duckdb.connect(str(path), read_only=not writable, config=settings)
+
+
 def _list(texts: Sequence[str]) -> str:
     return "[" + ", ".join("'" + text.replace("'", "''") + "'" for text in texts) + "]"
 
@@ -407,7 +455,7 @@ def _cannot_open(config: EngineConfig, error: duckdb.Error) -> Exception:
             return InvalidArgument(f'database "{database}" may not be read and written by this user')
         if not path.exists() and not os.access(path.parent, os.W_OK | os.X_OK):
             return InvalidArgument(f'database "{database}": this user may not write into "{path.parent}"')
-        if path.exists() and not _looks_like_duckdb(path):
+        if path.exists() and not looks_like_duckdb(path):
             return InvalidArgument(f'file "{database}" is no DuckDB database')
         if "storage version number" in text:
             return InvalidArgument(f'database "{database}" is not of this version of DuckDB: {text}')
@@ -423,7 +471,7 @@ def _cannot_open(config: EngineConfig, error: duckdb.Error) -> Exception:
     )
 
 
-def _looks_like_duckdb(path: Path) -> bool:
+def looks_like_duckdb(path: Path) -> bool:
     """Whether the main header carries DuckDB's magic bytes (https://duckdb.org/docs/internals/storage)."""
     with path.open("rb") as file:
         return file.read(12)[8:] == b"DUCK"

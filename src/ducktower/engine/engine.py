@@ -31,6 +31,8 @@ from ..row_groups import messages_of_stream
 from . import catalog, keys, metadata, statements
 from .access import Principal
 from .appending import Appending
+from .backup import Backups
+from .backup_schedule import BackupSchedule
 from .block_cache import BlockCache
 from .calls import Caller, Calls
 from .carried import schema_of
@@ -89,6 +91,8 @@ class Engine:
         self._queue = CommitQueue(self.config, self._committer.commit, self._disk.admit)
         self._cache = BlockCache(self._database, self.config)
         self._cursors = Cursors(self._database, self._calls, self._cache, self.config)
+        self.backups = Backups(self.config, self._database, self._cursors, lambda: self.commit)
+        self._schedule = BackupSchedule(self.config, self.backups, lambda kind: self._calls.end_kind(kind, "stopping"))
         self._guard = Guard(self.config, self._database.catalog)
         self._scripts = Scripts(self.config, self._disk.admit, tables_changed=self._tables_changed)
         self._known_tables = KnownTables(self._cursors)
@@ -109,6 +113,7 @@ class Engine:
                 tables_changed=self._tables_changed,
             )
         )
+        self._schedule.start()
 
     # -- reading --------------------------------------------------------------------------------------
 
@@ -415,6 +420,7 @@ class Engine:
             "fatal_errors": fatal_errors,
             **self._database.opening(),
             **self._disk.health(),
+            **self._schedule.health(),
         }
         if last_fatal:
             health["last_fatal_error"] = last_fatal
@@ -440,6 +446,7 @@ class Engine:
             "cursors": self._database.leases_out(),
             **self._database.opening(),
             **self._disk.health(),
+            **self._schedule.health(),
             "commit_seconds": self._queue.commit_seconds.snapshot(),
         }
 
@@ -466,16 +473,18 @@ class Engine:
     def close(self, drain_seconds: float = 10.0) -> None:
         """Commit what waits, let running calls finish within `drain_seconds`, checkpoint, close."""
         deadline = time.monotonic() + drain_seconds
+        self._schedule.close()
         if not self._queue.close(drain_seconds):
             log.warning("writes were still waiting for their commit after %g seconds", drain_seconds)
         self._committer.close()
         self._cache.close()
         self._disk.close()
         self.sessions.close_idle()
-        while self._database.leases_out() and time.monotonic() < deadline:
+        while (self._database.leases_out() or self.backups.busy) and time.monotonic() < deadline:
             time.sleep(0.01)
         self._calls.end_all("stopping")
         self.sessions.close_all()
+        self.backups.close()
         self._database.close()
         self._calls.close()
 

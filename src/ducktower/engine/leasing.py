@@ -34,7 +34,11 @@ class Cursors:
         self.shares = Shares(config)
         self._timeout = config.query_timeout_seconds
         self._timeout_of_one = _shorter(config.query_timeout_seconds, config.principal_query_timeout_seconds)
-        self._timeouts = {"upload": config.upload_timeout_seconds}
+        self._timeouts = {
+            "upload": config.upload_timeout_seconds,
+            "backup": config.backup_timeout_seconds,
+            "scheduled backup": config.backup_timeout_seconds,
+        }
 
     @contextlib.contextmanager
     def open(

@@ -34,6 +34,8 @@ def opened_directories(config: EngineConfig) -> list[str]:
 def _closed_files(config: EngineConfig) -> Iterator[str]:
     if config.database != ":memory:":
         yield os.path.realpath(config.database)
+    if config.backup_dir is not None:
+        yield os.path.realpath(config.backup_dir)
     for path in config.closed_paths:
         yield os.path.realpath(path)
 

@@ -24,7 +24,7 @@ from pathlib import Path
 
 from ..errors import Unavailable
 
-__all__ = ["Found", "look_through", "replaying", "wal_bytes", "wal_path"]
+__all__ = ["LOGS", "Found", "look_through", "replaying", "wal_bytes", "wal_path"]
 
 log = logging.getLogger(__name__)
 
@@ -39,7 +39,7 @@ _HEAD_BYTES_MAX = 128
 _ENTRY = struct.Struct("<QQ")
 _COMMIT = b"\x64\x00\x64\xff\xff"
 """The entry with which a transaction ends."""
-_SUFFIXES = (".wal", ".wal.checkpoint", ".wal.recovery")
+LOGS = (".wal", ".wal.checkpoint", ".wal.recovery")
 """The log, the one that is written to while a checkpoint runs, and the one both are joined in after a crash."""
 
 
@@ -61,7 +61,7 @@ def wal_path(database: str) -> Path:
 
 def wal_bytes(database: str) -> int:
     """Return the size of a database's log and of those that a checkpoint keeps beside it; 0 when there is none."""
-    return sum(_size(f"{database}{suffix}") for suffix in _SUFFIXES)
+    return sum(_size(f"{database}{suffix}") for suffix in LOGS)
 
 
 def look_through(path: Path) -> Found:

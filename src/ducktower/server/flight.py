@@ -6,6 +6,7 @@ Owns the translation of failures at the seam and the admission of calls. Must ne
 from __future__ import annotations
 
 import contextlib
+import itertools
 import logging
 from collections.abc import Iterator
 from typing import Any
@@ -20,7 +21,7 @@ from .admission import Admission
 from .audit import AuditLog, Entry
 from .connections import cut
 from .flight_sql import FlightSql
-from .plain_flight import ALWAYS_ADMITTED, PlainFlight
+from .plain_flight import ALWAYS_ADMITTED, STREAMED, PlainFlight
 from .tls import Tls
 from .visits import MIDDLEWARE, NoHandshake, Visit, Visits
 
@@ -121,7 +122,17 @@ class Listener(flight.FlightServerBase):
             else:
                 names = [name for name, _ in self._plain.actions() + self._sql.actions()]
                 raise InvalidArgument(f'action "{action.type}" is none of {", ".join(names)}')
+            if action.type in STREAMED:
+                return itertools.chain([flight.Result(next(parts))], self._rest(parts, context))
             return iter([flight.Result(part) for part in parts])
+
+    def _rest(self, parts: Iterator[bytes], context: Any) -> Iterator[Any]:
+        """Yield the further answers of an action. Arrow drops this, and so ends the call, when its client leaves."""
+        try:
+            for part in parts:
+                yield flight.Result(part)
+        except Exception as error:
+            raise to_flight(self._told(error, context, None), self._config.error_bytes_max) from None
 
     def _is_sql(self, descriptor: Any) -> bool:
         return descriptor.descriptor_type == flight.DescriptorType.CMD and self._sql.claims(descriptor.command)

@@ -31,12 +31,15 @@ from .acks import AckPump, Outbox
 from .health import Health
 from .idle_streams import IdleStreams
 
-__all__ = ["ALWAYS_ADMITTED", "PlainFlight"]
+__all__ = ["ALWAYS_ADMITTED", "STREAMED", "PlainFlight"]
 
 log = logging.getLogger(__name__)
 
 ALWAYS_ADMITTED = frozenset({"health", "sessions", "cancel"})
 """Actions that an operator needs most when everything is taken; they take no time."""
+
+STREAMED = frozenset({"backup"})
+"""Actions whose answers do not fit into memory: all but the first are made while they are sent."""
 
 _IPC_PIECE_BYTES = 2 * 1024 * 1024
 
@@ -74,6 +77,7 @@ class PlainFlight:
             "cancel": _Action('End a running call: {"id": n}.', self._cancel),
             "writer": _Action('How far a writer came: {"writer": name}; {"sequence", "rows", "commit"}.', self._writer),
             "checkpoint": _Action("Write the WAL into the database file.", self._checkpoint),
+            "backup": _Action("A verified copy: what it holds, then its bytes in pieces.", self._backup),
         }
 
     # -- reading --------------------------------------------------------------------------------------
@@ -262,6 +266,13 @@ class PlainFlight:
     def _checkpoint(self, _arguments: dict[str, Any], caller: Caller) -> Iterator[bytes]:
         self._engine.checkpoint(caller)
         yield commands.to_json({"commit": self._engine.commit})
+
+    def _backup(self, arguments: dict[str, Any], caller: Caller) -> Iterator[bytes]:
+        if arguments:
+            raise InvalidArgument('"backup" takes nothing: its bytes are sent to whoever asks')
+        with self._engine.backups.sent(caller) as (made, pieces):
+            yield commands.to_json(made.to_json())
+            yield from pieces
 
     def part_with(self, whose: Callable[[Principal], bool]) -> None:
         """Tell the open streams of the principals that `whose` names, once, that they are over."""
