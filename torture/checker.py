@@ -13,11 +13,13 @@ from typing import Any, NamedTuple
 
 from .journal import Ledger
 
-__all__ = ["KINDS", "ROWS", "TABLES", "VIOLATIONS", "Checker", "Violation"]
+__all__ = ["KINDS", "NAMED", "ROWS", "TABLES", "VIOLATIONS", "Checker", "Violation"]
 
-KINDS = ("put", "append", "bulk", "pair", "upsert", "ddl")
-ROWS = KINDS[:4]
+KINDS = ("put", "append", "bulk", "pair", "named", "upsert", "ddl")
+ROWS = KINDS[:5]
 """Whose writes are rows that carry their write's id, their part of it, and the number of parts."""
+NAMED = ("named",)
+"""Whose writes have a writer and a sequence, 1, 2, 3 and so on, and are sent again until their outcome is known."""
 TABLES = (
     "CREATE TABLE writes (kind VARCHAR, id BIGINT, part INTEGER, parts INTEGER)",
     "CREATE TABLE writes_too (kind VARCHAR, id BIGINT, part INTEGER, parts INTEGER)",
@@ -31,10 +33,14 @@ VIOLATIONS = {
     "partial": "a write is there in part",
     "unasked": "a write is there that nobody sent, or that an error said was not stored",
     "vanished": "what a reader saw is gone",
+    "hole": "a writer's write is there, and one before it is not",
+    "receipt": "a repeat was answered otherwise than the first time, or a writer's state is not what it was told",
+    "left": "a write with a writer and a sequence was not acknowledged in the end, however often it was sent",
     "upsert": "a key holds less than its last acknowledged value, or keys set together differ",
     "ddl": "an acknowledged CREATE or DROP TABLE did not happen",
-    "server": "the server did not start, answer or stop",
-    "client": "a client ended by itself",
+    "code": "a client was told an error that no fault of the round explains",
+    "server": "the server did not start, answer, return to service or stop",
+    "client": "a client ended by itself, or came no further",
 }
 
 _ROWS_SQL = """
@@ -62,6 +68,15 @@ class Checker:
     def check(self, client: Any) -> list[Violation]:
         """Return what is wrong in what the client's server says now. Raises what the client raises."""
         return [*self._check_rows(client), *self._check_latest(client), *self._check_ddl(client)]
+
+    def left(self) -> list[Violation]:
+        """Return the writes of named writers whose outcome was never told. To be asked once they were sent again."""
+        self._follow(NAMED)
+        return [
+            Violation("left", f"{kind} {write}")
+            for kind in NAMED
+            for write in sorted(self.ledgers[kind].rows.keys() - self.ledgers[kind].acknowledged)
+        ]
 
     def _follow(self, kinds: Iterable[str]) -> dict[str, set[int]]:
         for kind in kinds:
@@ -91,6 +106,9 @@ class Checker:
             wrong += [Violation("lost", f"{kind} {write}") for write in sorted(before[kind] - there[kind])]
             wrong += [Violation("vanished", f"{kind} {write}") for write in sorted(self._seen[kind] - there[kind])]
             self._seen[kind] = there[kind]
+        for kind in NAMED:
+            missing = set(range(1, max(there[kind], default=0))) - there[kind]
+            wrong += [Violation("hole", f"{kind} {write}") for write in sorted(missing)]
         return wrong
 
     def _check_latest(self, client: Any) -> list[Violation]:

@@ -1,6 +1,6 @@
 """Which faults come when: all of it follows from the seed, nothing from the run.
 
-Owns the odds. Must never touch a process.
+Owns the faults' words and the order in which they come. Must never touch a process.
 """
 
 from __future__ import annotations
@@ -11,31 +11,41 @@ from typing import NamedTuple
 
 from .checker import KINDS
 
-__all__ = ["FAULTS", "Fault", "Round", "rounds"]
+__all__ = ["FAULTS", "OF_FSYNC", "Fault", "Kind", "Round", "rounds"]
+
+
+class Kind(NamedTuple):
+    """A kind of fault: what is done, what counts as its effect, and which codes clients may be told for it.
+
+    UNAVAILABLE they may always be told: each round ends with a kill of the server.
+    """
+
+    does: str
+    effect: str
+    codes: frozenset[str] = frozenset()
+
+
+_LATE = frozenset({"TIMEOUT"})
 
 FAULTS = {
-    "kill server": "SIGKILL, then a new one on the same file",
-    "kill client": "SIGKILL, then a new one with the same journal",
-    "stop server": "SIGSTOP, SIGCONT",
-    "stop client": "SIGSTOP, SIGCONT",
-    "cut": "every connection through the proxy is reset",
-    "delay": "each piece through the proxy is held back",
-    "half-close": "the server is told that nothing more comes",
-    "disk full": "RLIMIT_FSIZE a little above the file and its WAL",
-    "slow fsync": "each waits 20 to 200 ms",
-    "failing fsync": "each fails with EIO",
+    "kill server": Kind("SIGKILL, then a new one on the same file", "it died with writes under way"),
+    "kill client": Kind("SIGKILL, then a new one with the same journal", "it died, the new one writes"),
+    "stop server": Kind("SIGSTOP, SIGCONT", "it stood still, a call went unanswered", _LATE),
+    "stop client": Kind("SIGSTOP, SIGCONT", "it stood still, its journal did", _LATE),
+    "cut": Kind("every connection through the proxy is reset", "clients failed or connected anew"),
+    "delay": Kind("each piece through the proxy is held back", "answers came late", _LATE),
+    "half-close": Kind("the server is told that nothing more comes", "it hung up; clients failed or connected anew"),
+    "disk full": Kind("RLIMIT_FSIZE a little above the file and its WAL", "a write failed for it"),
+    "slow fsync": Kind("each waits 20 to 200 ms", "fsyncs took that long", _LATE),
+    "failing fsync": Kind("each fails with EIO", "DuckDB gave up, the database was opened again"),
 }
-_ODDS = {
-    "kill client": 0.06,
-    "stop server": 0.08,
-    "stop client": 0.05,
-    "cut": 0.15,
-    "delay": 0.1,
-    "half-close": 0.08,
-    "disk full": 0.05,
-    "slow fsync": 0.08,
-    "failing fsync": 0.05,
-}
+OF_FSYNC = frozenset({"slow fsync", "failing fsync"})
+"""Those that need the preloaded library."""
+
+_OF_SERVER = ("stop server", "disk full", "slow fsync", "failing fsync")
+_OF_CLIENTS = ("kill client", "stop client", "cut", "delay", "half-close")
+_ROUNDS_WITHOUT = 6
+"""Rounds without a fault in each deck: kills alone are what most rounds are for."""
 
 
 class Fault(NamedTuple):
@@ -47,19 +57,33 @@ class Fault(NamedTuple):
 
 
 class Round(NamedTuple):
-    """The life of one server: seconds until the faults, the faults, and seconds from there until it is killed."""
+    """The life of one server: seconds until the faults, the faults, seconds from their effect on, and the end.
+
+    The end is that the faults are taken back and service must return, or, without `heals`, the kill in their middle.
+    """
 
     before_seconds: float
     faults: list[Fault]
     after_seconds: float
+    heals: bool
 
 
 def rounds(seed: int) -> Iterator[Round]:
-    """Yield rounds without end, the same for the same seed."""
+    """Yield rounds without end, the same for the same seed.
+
+    The faults of the server and those of clients are two decks of cards, of which each round takes one each: so a dozen
+    rounds have them all, in an order and in combinations that change.
+    """
     dice = random.Random(seed)  # noqa: S311 - to be repeated, not to be secret
+    decks = _dealt(dice, _OF_SERVER), _dealt(dice, _OF_CLIENTS)
     while True:
-        faults = [
-            Fault(kind, dice.choice(KINDS), dice.random()) for kind, odds in _ODDS.items() if dice.random() < odds
-        ]
-        after = dice.uniform(0.2, 0.6) if faults else 0.0
-        yield Round(dice.uniform(0.02, 0.6), faults, after)
+        kinds = [kind for kind in (next(deck) for deck in decks) if kind is not None]
+        faults = [Fault(kind, dice.choice(KINDS), dice.random()) for kind in kinds]
+        yield Round(dice.uniform(0.02, 0.6), faults, dice.uniform(0.0, 0.3) if faults else 0.0, dice.random() < 0.6)
+
+
+def _dealt(dice: random.Random, kinds: tuple[str, ...]) -> Iterator[str | None]:
+    while True:
+        deck = [*kinds, *[None] * _ROUNDS_WITHOUT]
+        dice.shuffle(deck)
+        yield from deck

@@ -10,10 +10,20 @@ import socket
 import struct
 import threading
 import time
+from collections.abc import Callable
+from typing import NamedTuple
 
-__all__ = ["Proxy"]
+__all__ = ["Counts", "Proxy"]
 
 _CHUNK_BYTES = 64 * 1024
+
+
+class Counts(NamedTuple):
+    """Connections that came, pieces of answers that were held back, half-closed connections that the server ended."""
+
+    accepted: int = 0
+    answers_delayed: int = 0
+    hung_up: int = 0
 
 
 class Proxy:
@@ -25,25 +35,38 @@ class Proxy:
         self.url = f"grpc://127.0.0.1:{self._listening.getsockname()[1]}"
         self.delay_seconds = 0.0
         """How long each piece of bytes is held back; any thread may set it."""
-        # Guarded by _lock: the pairs (client's side, server's side) that are open.
+        # Guarded by _lock: the pairs (client's side, server's side) that are open, those of them that were half closed,
+        # and what is counted.
         self._lock = threading.Lock()
         self._pairs: set[tuple[socket.socket, socket.socket]] = set()
+        self._half_closed: set[socket.socket] = set()
+        self._counts = Counts()
         threading.Thread(target=self._accept, name="torture-proxy", daemon=True).start()
 
-    def cut(self) -> None:
-        """Reset every connection, both ways, as a pulled cable and a peer that forgot."""
+    @property
+    def counts(self) -> Counts:
+        """What happened so far."""
         with self._lock:
+            return self._counts
+
+    def cut(self) -> int:
+        """Reset every connection, both ways, as a pulled cable and a peer that forgot; return how many there were."""
+        with self._lock:
+            cut = len(self._pairs)
             for end in (end for pair in self._pairs for end in pair):
                 with contextlib.suppress(OSError):
                     end.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
                     end.shutdown(socket.SHUT_RDWR)
+            return cut
 
-    def half_close(self) -> None:
-        """Tell the server that no client will send more, while it may still answer."""
+    def half_close(self) -> int:
+        """Tell the server that no client will send more, while it may still answer; return how many there were."""
         with self._lock:
             for _, server in self._pairs:
                 with contextlib.suppress(OSError):
                     server.shutdown(socket.SHUT_WR)
+                    self._half_closed.add(server)
+            return len(self._pairs)
 
     def close(self) -> None:
         """End the proxy and its connections."""
@@ -66,22 +89,36 @@ class Proxy:
             server.settimeout(None)
             with self._lock:
                 self._pairs.add((client, server))
+                self._counts = self._counts._replace(accepted=self._counts.accepted + 1)
             threading.Thread(target=self._carry, args=(client, server), daemon=True).start()
 
     def _carry(self, client: socket.socket, server: socket.socket) -> None:
-        back = threading.Thread(target=self._pump, args=(server, client), daemon=True)
+        back = threading.Thread(target=self._answer, args=(client, server), daemon=True)
         back.start()
         self._pump(client, server)
         back.join()
         with self._lock:
             self._pairs.discard((client, server))
+            self._half_closed.discard(server)
         client.close()
         server.close()
 
-    def _pump(self, source: socket.socket, sink: socket.socket) -> None:
+    def _answer(self, client: socket.socket, server: socket.socket) -> None:
+        self._pump(server, client, self._answer_delayed)
+        with self._lock:
+            if server in self._half_closed:
+                self._counts = self._counts._replace(hung_up=self._counts.hung_up + 1)
+
+    def _answer_delayed(self) -> None:
+        with self._lock:
+            self._counts = self._counts._replace(answers_delayed=self._counts.answers_delayed + 1)
+
+    def _pump(self, source: socket.socket, sink: socket.socket, delayed: Callable[[], None] = lambda: None) -> None:
         with contextlib.suppress(OSError):
             while data := source.recv(_CHUNK_BYTES):
-                time.sleep(self.delay_seconds)
+                if self.delay_seconds:
+                    time.sleep(self.delay_seconds)
+                    delayed()
                 sink.sendall(data)
         with contextlib.suppress(OSError):
             sink.shutdown(socket.SHUT_WR)

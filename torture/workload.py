@@ -1,14 +1,15 @@
-"""The clients: `python -m torture.workload KIND URL DIRECTORY`, one process for each kind, until it is killed.
+"""The clients: `python -m torture.workload KIND URL PORT DIRECTORY`, one process for each kind, until it is killed.
 
 Owns how each kind writes. A write is journalled before it is sent and again when its outcome is told; an error that
-does not say that nothing was stored leaves the outcome unknown. Must never retry by itself: a write that was sent again
-under a name (`writer=`) would be one more kind here, not a rule of these.
+does not say that nothing was stored leaves the outcome unknown. Must never send a write again, but for the kinds of
+`NAMED`: those are sent until their outcome is known.
 """
 
 from __future__ import annotations
 
 import contextlib
 import json
+import socket
 import sys
 import time
 from collections.abc import Callable
@@ -19,14 +20,14 @@ import pyarrow as pa
 
 import ducktower
 
-from .checker import LATEST_KEYS, Checker
+from .checker import LATEST_KEYS, NAMED, Checker, Violation
 from .journal import Journal, Ledger
 
-__all__ = ["FOUND", "READER"]
+__all__ = ["FOUND", "READER", "settle"]
 
 READER = "read"
 FOUND = "found.jsonl"
-"""Where readers note violations."""
+"""Where clients note violations."""
 CALL_SECONDS = 8.0
 PAUSE_SECONDS = 0.004
 SCHEMA = pa.schema([("kind", pa.string()), ("id", pa.int64()), ("part", pa.int32()), ("parts", pa.int32())])
@@ -59,9 +60,9 @@ class Told:
         if error is None:
             self._journal.acknowledged(self._write)
         elif isinstance(error, NOTHING_STORED):
-            self._journal.not_stored(self._write, error.code)
+            self._journal.not_stored(self._write, error.code, error.message)
         elif isinstance(error, ducktower.DucktowerError):
-            self._journal.unknown(self._write, error.code)
+            self._journal.unknown(self._write, error.code, error.message)
 
 
 Step = Callable[[Any, Journal, int], int]
@@ -142,7 +143,7 @@ def append(client: Any, journal: Journal, write: int) -> int:
                 try:
                     pending.append((number, appender.write(batch)))
                 except ducktower.DucktowerError as error:
-                    journal.unknown(number, error.code)
+                    journal.unknown(number, error.code, error.message)
                     broken = error
             for number, waiting in pending:
                 try:
@@ -158,44 +159,119 @@ def append(client: Any, journal: Journal, write: int) -> int:
             appender.close()
 
 
-STEPS: dict[str, Step] = {"put": put, "append": append, "bulk": bulk, "pair": pair, "upsert": upsert, "ddl": ddl}
+def named(client: Any, journal: Journal, write: int) -> int:
+    """A write with a writer and a sequence, small or large; some are sent twice although they were acknowledged."""
+    rows = 1 + write % 5 if write % 10 else 40_000
+    data = rows_of("named", write, rows)
+    journal.sending(write, rows)
+    with Told(journal, write):
+        receipt = client.ingest("writes", data, writer="named", sequence=write)
+    if receipt.rows != rows:
+        note(journal.directory, Violation("receipt", f"named {write}: {rows} rows were sent, {receipt}"))
+    if write % 4 == 0:
+        again = client.ingest("writes", data, writer="named", sequence=write)
+        if again != receipt:
+            note(journal.directory, Violation("receipt", f"named {write}: first {receipt}, then {again}"))
+    return write + 1
 
 
-def write_until_killed(kind: str, url: str, directory: Path) -> None:
-    """Write; after an error go on with the next write, over a new connection."""
+STEPS: dict[str, Step] = {
+    "put": put,
+    "append": append,
+    "bulk": bulk,
+    "pair": pair,
+    "named": named,
+    "upsert": upsert,
+    "ddl": ddl,
+}
+
+
+def next_write(kind: str, ledger: Ledger) -> int:
+    """Return the id to go on with: a new one, or of a named writer the one whose outcome is not known."""
+    number = ledger.next_write()
+    if kind not in NAMED:
+        return number
+    return number - 1 if number > 1 and number - 1 not in ledger.acknowledged else max(1, number)
+
+
+def ask_state(kind: str, client: Any, ledger: Ledger, directory: Path) -> None:
+    """Compare what the server says of a writer with what its journal says."""
+    state = client.writer(kind)
+    told = max(ledger.acknowledged, default=0)
+    sent = max(ledger.rows, default=0)
+    rows = sum(ledger.rows[write] for write in range(1, state.sequence + 1) if write in ledger.rows)
+    if not told <= state.sequence <= sent or state.rows != rows:
+        note(directory, Violation("receipt", f"{kind}: acknowledged {told}, sent {sent} of {rows} rows, {state}"))
+
+
+def settle(kind: str, url: str, directory: Path) -> None:
+    """Send a named writer's open write, if there is one, until it is acknowledged. Its client must have ended."""
+    path = directory / f"{kind}.journal"
+    ledger = Ledger(path)
+    ledger.follow()
+    write = next_write(kind, ledger)
+    with ducktower.connect(url, timeout_seconds=CALL_SECONDS) as client:
+        ask_state(kind, client, ledger, directory)
+        if write in ledger.rows:
+            STEPS[kind](client, Journal(path), write)
+
+
+def note(directory: Path, violation: Violation) -> None:
+    """Write down a violation for the harness."""
+    with (directory / FOUND).open("a") as file:
+        file.write(json.dumps(violation._asdict()) + "\n")
+
+
+def wait_for(port: int) -> None:
+    """Wait until a server listens there: gRPC would wait longer and longer, and most kills would meet idle servers."""
+    while True:
+        try:
+            socket.create_connection(("127.0.0.1", port), 1).close()
+        except OSError:
+            time.sleep(0.02)
+        else:
+            return
+
+
+def write_until_killed(kind: str, url: str, port: int, directory: Path) -> None:
+    """Write; after an error go on, over a new connection, with the next write or, as a named writer, the same."""
     path = directory / f"{kind}.journal"
     journal = Journal(path)
     ledger = Ledger(path)
+    retry_seconds = 0.2 if kind in NAMED else 0.0
     while True:
-        write = ledger.next_write()
+        write = next_write(kind, ledger)
+        wait_for(port)
         try:
-            with ducktower.connect(url, timeout_seconds=CALL_SECONDS, retry_seconds=0.0) as client:
+            with ducktower.connect(url, timeout_seconds=CALL_SECONDS, retry_seconds=retry_seconds) as client:
                 client.health()  # a server that is not there costs no id
+                if kind in NAMED:
+                    ask_state(kind, client, ledger, directory)
                 while True:
                     write = STEPS[kind](client, journal, write)
                     time.sleep(PAUSE_SECONDS)
         except ducktower.DucktowerError:
-            time.sleep(0.05)
+            time.sleep(0.02)
 
 
-def read_until_killed(url: str, directory: Path) -> None:
+def read_until_killed(url: str, port: int, directory: Path) -> None:
     """Check snapshots while everybody writes."""
     checker = Checker(directory)
     while True:
+        wait_for(port)
         try:
             with ducktower.connect(url, timeout_seconds=CALL_SECONDS, retry_seconds=0.0) as client:
                 while True:
                     for violation in checker.check(client):
-                        with (directory / FOUND).open("a") as file:
-                            file.write(json.dumps(violation._asdict()) + "\n")
+                        note(directory, violation)
                     time.sleep(0.15)
         except ducktower.DucktowerError:
-            time.sleep(0.05)
+            time.sleep(0.02)
 
 
 if __name__ == "__main__":
-    chosen, address, place = sys.argv[1:]
+    chosen, address, listening, place = sys.argv[1:]
     if chosen == READER:
-        read_until_killed(address, Path(place))
+        read_until_killed(address, int(listening), Path(place))
     else:
-        write_until_killed(chosen, address, Path(place))
+        write_until_killed(chosen, address, int(listening), Path(place))
