@@ -133,6 +133,28 @@ except duckdb.Error as error:
     assert done.stdout.startswith("UNAVAILABLE False nothing was stored: "), done.stdout + done.stderr
 
 
+def test_a_dead_database_says_nothing_of_columns(tmp_path: Path) -> None:
+    """After a fatal error it is not the rows' types that are refused: the caller would not try again."""
+    program = """
+import os, resource, sys, duckdb, pyarrow as pa
+from ducktower.engine.failures import is_fatal
+from ducktower.engine.inserts import source_columns
+connection = duckdb.connect(sys.argv[1], config={"checkpoint_threshold": "10GB"})
+connection.execute("CREATE TABLE t AS SELECT i, hash(i) FROM range(200000) r(i)")
+resource.setrlimit(resource.RLIMIT_FSIZE, (os.stat(sys.argv[1]).st_size, -1))
+schema = pa.schema([("i", pa.int64())])
+for step in (lambda: connection.execute("CHECKPOINT"), lambda: source_columns(connection, schema)):
+    try:
+        step()
+    except Exception as error:
+        print(is_fatal(error), type(error).__name__)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program, str(tmp_path / "dead.duckdb")], capture_output=True, text=True, timeout=60
+    )
+    assert done.stdout == "True FatalException\n" * 2, done.stdout + done.stderr
+
+
 def test_running_out_of_memory_is_a_limit(root: Any) -> None:
     """DuckDB's memory limit is LIMIT_EXCEEDED."""
     root.execute("SET temp_directory = ''; SET memory_limit = '20MB'")

@@ -27,7 +27,7 @@ from ..errors import DucktowerError, Unavailable
 from ..monitor import Counter
 from .calls import Call, Caller, Calls
 from .database import Database, Lease
-from .failures import first_line, is_fatal, translate
+from .failures import first_line, is_fatal, translate, without_paths
 from .inserts import Source, diagnose, insert_sql, table_columns
 from .ledger import LEDGER, Ledger, Row
 from .words import Claim, Divided, Outcome, PlanKey, Receipt, SlowWrite, Target, Write
@@ -286,7 +286,7 @@ class GroupCommitter:
         self._database.note(error)
         unknown = Unavailable(
             "the database met a fatal error and is being reopened; "
-            f"whether this write was stored is not known: {first_line(str(error))}"
+            f"whether this write was stored is not known: {without_paths(first_line(str(error)))}"
         )
         outcomes.update((id(write), unknown) for write in writes)
 

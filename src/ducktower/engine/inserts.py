@@ -39,6 +39,12 @@ __all__ = [
 VALUE_ERRORS = (duckdb.DataError, duckdb.InvalidInputException, duckdb.NotSupportedError, UnicodeError)
 """What DuckDB raises for a value that does not fit its column."""
 
+_OF_THE_DATABASE = (
+    *(duckdb.InterruptException, duckdb.TransactionException, duckdb.FatalException),
+    *(duckdb.IOException, duckdb.OutOfMemoryException, duckdb.ConnectionException),
+)
+"""What says nothing of the columns that were asked about."""
+
 
 class Column(NamedTuple):
     """A column as DuckDB knows it."""
@@ -97,7 +103,7 @@ def source_columns(cursor: Any, sent: pa.Schema) -> list[Column]:
         return []
     try:
         types = _types(cursor, sent)
-    except (duckdb.InterruptException, duckdb.TransactionException):
+    except _OF_THE_DATABASE:
         raise
     except (duckdb.Error, pa.ArrowException) as error:
         for field in sent:
