@@ -38,7 +38,7 @@ VIOLATIONS = {
     "left": "a write with a writer and a sequence was not acknowledged in the end, however often it was sent",
     "upsert": "a key holds less than its last acknowledged value, or keys set together differ",
     "ddl": "an acknowledged CREATE or DROP TABLE did not happen",
-    "code": "a client was told an error that no fault of the round explains",
+    "code": "a client was told an error that no fault of the round explains, or where the database is",
     "server": "the server did not start, answer, return to service or stop",
     "client": "a client ended by itself, or came no further",
 }
