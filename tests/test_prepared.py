@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import re
 import uuid
 from collections.abc import Iterator
 from decimal import Decimal
@@ -206,6 +207,89 @@ class TestParameters:
         prepared.bind(pa.table({"0": array}))
         with prepared.query().reader as reader:
             assert reader.read_all().column("x").to_pylist() == [wanted]
+
+    @pytest.mark.parametrize("kind", TYPES)
+    def test_what_a_result_gave_is_the_same_value_as_a_parameter(self, session: Session, kind: str) -> None:
+        """Of every type: compared, in an UPDATE, and in an INSERT within a transaction, where it is bound."""
+        values = ", ".join(f"(CAST({value} AS {kind}))" for value in TYPES[kind])
+        session.update(f"CREATE TABLE x AS SELECT row_number() OVER () AS i, v FROM (VALUES {values}) t(v)")
+        session.update(f"CREATE TABLE y (i BIGINT, v {kind}); INSERT INTO y SELECT i, NULL FROM x")
+        with session.query("SELECT v, i FROM x ORDER BY i").reader as reader:
+            given = reader.read_all()
+        ask = session.prepare("SELECT count(*) FROM x WHERE v = ? AND i = ?")
+        change = session.prepare("UPDATE y SET v = ? WHERE i = ?")
+        insert = session.prepare("INSERT INTO y (v, i) VALUES (?, -?)")
+        session.update("BEGIN")
+        for row in range(given.num_rows):
+            bound = given.slice(row, 1)
+            ask.bind(bound)
+            with ask.query().reader as reader:
+                assert reader.read_all().column(0).to_pylist() == [1]
+            assert change.update(bound) == insert.update(bound) == 1
+        wanted = rows(session, "SELECT v::VARCHAR FROM x ORDER BY i")
+        assert rows(session, "SELECT v::VARCHAR FROM y WHERE i > 0 ORDER BY i") == wanted
+        assert rows(session, "SELECT v::VARCHAR FROM y WHERE i < 0 ORDER BY -i") == wanted
+
+    @pytest.mark.parametrize("kind", ["INTERVAL[]", "TIMESTAMP_NS[]", "STRUCT(a MAP(VARCHAR, INTERVAL)[], b BIGNUM)"])
+    def test_nested_ones(self, session: Session, kind: str) -> None:
+        """What Python has no value for is right within others, too; NULLs are."""
+        values = {
+            "INTERVAL[]": "[INTERVAL '14 months 3 days 4.000005 seconds', NULL]",
+            "TIMESTAMP_NS[]": "['2026-02-28 12:00:00.000000001', NULL]",
+        }
+        value = values.get(kind, "{'a': [MAP {'k': INTERVAL '1 month'}, MAP {'n': NULL}, MAP {}, NULL], 'b': -256}")
+        session.update(f"CREATE TABLE x AS SELECT {value}::{kind} AS v")
+        with session.query("FROM x").reader as reader:
+            given = reader.read_all()
+        prepared = session.prepare("SELECT (v = ?)::VARCHAR, v::VARCHAR FROM x")
+        prepared.bind(given)
+        with prepared.query().reader as reader:
+            assert reader.read_all().column(0).to_pylist() == ["true"]
+        session.update(f"CREATE TABLE y (v {kind})")
+        session.update("BEGIN")
+        assert session.prepare("INSERT INTO y VALUES (?)").update(given) == 1
+        assert rows(session, "SELECT v::VARCHAR FROM y") == rows(session, "SELECT v::VARCHAR FROM x")
+
+    def test_an_interval_that_duckdb_has_not(self, session: Session) -> None:
+        """Arrow's are finer."""
+        prepared = session.prepare("INSERT INTO t (v) SELECT ?::INTERVAL")
+        with pytest.raises(ducktower.SchemaMismatch, match="1 nanoseconds is finer than microseconds"):
+            prepared.update(pa.table({"0": pa.array([pa.MonthDayNano([0, 0, 1])])}))
+
+    @pytest.mark.parametrize("sql", ["UPDATE x SET s = ?", "SELECT * FROM x WHERE s = ?"])
+    @pytest.mark.parametrize(
+        ("kind", "sent", "path"),
+        [
+            ("STRUCT(a INTEGER)", {"a": 1, "zz": 2}, ".zz"),
+            ("STRUCT(a INTEGER)[]", [{"zz": 2}], "[].zz"),
+            ("STRUCT(a STRUCT(b INTEGER))", {"A": {"b": 1, "c": 2}}, ".A.c"),
+        ],
+    )
+    def test_fields_that_a_struct_has_not_are_refused(
+        self, session: Session, sql: str, kind: str, sent: Any, path: str
+    ) -> None:
+        """By their path: DuckDB drops them. Fields that are missing are NULL."""
+        session.update(f"CREATE TABLE x (s {kind})")
+        prepared = session.prepare(sql)
+        bound = parameters(sent)
+        with pytest.raises(ducktower.SchemaMismatch, match=re.escape(f'there is no field "1{path}"')):
+            prepared.update(bound) if prepared.description.is_update else (prepared.bind(bound), prepared.query())
+
+    @pytest.mark.parametrize("count", [1, 2])
+    def test_fields_of_plain_inserts(self, session: Session, count: int) -> None:
+        """Within a transaction as outside of it, one row as many; the transaction goes on."""
+        session.update("CREATE TABLE x (n INTEGER, s STRUCT(a INTEGER, b VARCHAR))")
+        bad = pa.concat_tables([parameters({"a": 1, "zz": 2})] * count)
+        good = pa.concat_tables([parameters({"B": "b"})] * count)
+        prepared = session.prepare("INSERT INTO x (s) VALUES (?)")
+        for begun in (False, True):
+            if begun:
+                session.update("BEGIN")
+            with pytest.raises(ducktower.SchemaMismatch, match=r'column "s": .*there is no field "s\.zz"'):
+                prepared.update(bad)
+            assert prepared.update(good) == count
+        session.update("COMMIT")
+        assert rows(session, "SELECT s FROM x") == [({"a": None, "b": "b"},)] * (2 * count)
 
     def test_a_uuid_of_arrow_s_own(self, session: Session) -> None:
         """Arrow's extension type for UUIDs is one, bound to a query and stored by many rows."""

@@ -13,6 +13,7 @@ import ducktower
 from ducktower.engine import Caller, Engine, Ingest, Session, Target
 from support.engines import batches, opened, rows
 from support.threads import together
+from test_types import TYPES
 
 MODES: dict[str, dict[str, Any]] = {
     "create": {"if_missing": "create", "if_exists": "fail"},
@@ -316,3 +317,30 @@ class TestClientsThatDie:
             session.ingest(Ingest(table="x", **MODES["append"]), broken)
         if not session.in_transaction:
             assert rows(session, "SELECT count(*) FROM x") == [(0,)]
+
+
+def test_every_type_by_a_session_s_own_cursor(engine: Engine) -> None:
+    """What a result gave goes into a table of its type, and makes one, within a transaction."""
+    session = engine.sessions.open()
+    for number, (kind, values) in enumerate(TYPES.items()):
+        source, target, made = f"source_{number}", f"target_{number}", f"made_{number}"
+        listed = ", ".join(f"(CAST({value} AS {kind}))" for value in [*values, "NULL"])
+        session.update(f"CREATE TABLE {source} AS SELECT v FROM (VALUES {listed}) t(v)")
+        session.update(f"CREATE TABLE {target} (v {kind}); BEGIN")
+        for table, mode in ((target, "append"), (made, "create")):
+            with session.query(f"FROM {source}").reader as reader:
+                given = reader.read_all()
+            assert session.ingest(Ingest(table=table, **MODES[mode]), given.to_reader()) == len(values) + 1
+        session.update("COMMIT")
+        wanted = rows(session, f"SELECT v::VARCHAR FROM {source}")
+        assert rows(session, f"SELECT v::VARCHAR FROM {target}") == wanted, kind
+        assert rows(session, f"SELECT count(v) FROM {made}") == [(len(values),)], kind
+
+
+def test_what_a_variant_arrives_as_is_refused(session: Session) -> None:
+    """DuckDB takes it for two fields of bytes; the value itself is taken."""
+    session.update("CREATE TABLE variants (v VARIANT)")
+    with session.query("SELECT 42::VARIANT AS v").reader as reader:
+        given = reader.read_all()
+    with pytest.raises(ducktower.SchemaMismatch, match=r'column "v": .*wanted VARIANT: send the value itself'):
+        session.ingest(Ingest(table="variants", **MODES["append"]), given.to_reader())

@@ -29,6 +29,7 @@ __all__ = [
     "matched",
     "one_of_these",
     "quoted",
+    "refuse_unknown_fields",
     "source_columns",
     "table_columns",
     "table_exists",
@@ -194,7 +195,7 @@ def insert_sql(cursor: Any, catalog: str, target: Target, sent: pa.Schema, colum
     table = table_name(catalog, target)
     into = matched(target, sent, columns)
     _refuse_bits(sent, into)
-    _refuse_unknown_fields(cursor, sent, into)
+    refuse_unknown_fields(cursor, sent, into)
     _refuse_generated(cursor, table, into)
     names = ", ".join(quoted(column.name) for column in into)
     given = _checked(cursor, sent, into)
@@ -238,13 +239,24 @@ def _checked(cursor: Any, sent: pa.Schema, into: list[Column]) -> list[str]:
 
 
 def _refuse_bits(sent: pa.Schema, into: list[Column]) -> None:
-    """Refuse bytes for a BIT column: what DuckDB gives for BIT in Arrow it reads back as other bits."""
+    """Refuse what DuckDB gives in Arrow for BIT and VARIANT but reads back as other bits, or as two fields of bytes."""
     for field, column in zip(sent, into, strict=True):
         if column.type == "BIT" and not (pa.types.is_string(field.type) or pa.types.is_large_string(field.type)):
             raise does_not_fit(column.name, str(field.type), "BIT", "send it as text, such as '0101'")
+        if column.type == "VARIANT" and _is_variant(field.type):
+            raise does_not_fit(column.name, str(field.type), "VARIANT", "send the value itself")
 
 
-def _refuse_unknown_fields(cursor: Any, sent: pa.Schema, into: list[Column]) -> None:
+def _is_variant(kind: pa.DataType) -> bool:
+    """Whether this is how a VARIANT arrives: Arrow's arrow.parquet.variant."""
+    return (
+        pa.types.is_struct(kind)
+        and [field.name for field in kind] == ["metadata", "value"]
+        and all(pa.types.is_binary(field.type) for field in kind)
+    )
+
+
+def refuse_unknown_fields(cursor: Any, sent: pa.Schema, into: list[Column]) -> None:
     """Refuse fields of structs, at any depth, that the column's type does not have: DuckDB's cast drops them."""
     if not any(pa.types.is_nested(field.type) for field in sent):
         return

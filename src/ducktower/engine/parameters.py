@@ -1,7 +1,7 @@
 """Parameters of statements: rows of an Arrow table become values that DuckDB binds.
 
-Owns which column belongs to which parameter, the conversion, and how much of the limits the rows take. Must never
-run a statement, nor convert more than a part of the rows at once.
+Owns which column belongs to which parameter, and how much of the limits the rows take. Must never run a statement, nor
+convert more than a part of the rows at once.
 """
 
 from __future__ import annotations
@@ -12,7 +12,8 @@ from typing import Any, TypeAlias
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from ..errors import InvalidArgument, SchemaMismatch
+from ..errors import InvalidArgument
+from .bound_values import bound_values
 
 __all__ = ["Parameters", "Rows", "charged_bytes", "ordered_names"]
 
@@ -77,7 +78,7 @@ class Rows:
     def parts(self) -> Iterator[list[Any]]:
         """Yield the rows in lists that are not long."""
         for batch in _parts(self.table):
-            columns = [_values(column, name) for column, name in zip(batch.columns, self._names, strict=True)]
+            columns = [bound_values(column, name) for column, name in zip(batch.columns, self._names, strict=True)]
             if self._by_position:
                 yield [list(row) for row in zip(*columns, strict=True)]
             else:
@@ -89,21 +90,3 @@ def _parts(table: Any) -> Iterator[Any]:
     for batch in table.to_batches():
         for start in range(0, batch.num_rows, _PART_ROWS):
             yield batch.slice(start, _PART_ROWS)
-
-
-def _values(column: Any, name: str) -> list[Any]:
-    """Return a column's values as Python objects that DuckDB takes for the same values."""
-    try:
-        return list(_exact(column).to_pylist())
-    except (pa.ArrowException, ValueError, OverflowError) as error:
-        raise SchemaMismatch(f'parameter "{name}" of type {column.type} cannot be taken: {error}') from error
-
-
-def _exact(column: Any) -> Any:
-    kind = column.type
-    # Python's times end at microseconds: nanoseconds travel as text, which DuckDB casts to what is wanted.
-    if (pa.types.is_timestamp(kind) or pa.types.is_time64(kind)) and kind.unit == "ns":
-        return pc.cast(column, pa.string())
-    if pa.types.is_duration(kind) and kind.unit == "ns":
-        return pc.cast(column, pa.duration("us"), safe=False)
-    return column

@@ -14,6 +14,7 @@ import pyarrow as pa
 
 from ..errors import InvalidArgument, LimitExceeded
 from . import statements, value_inserts
+from .bound_values import refuse_unknown_fields
 from .calls import Caller
 from .describing import Description
 from .parameters import Parameters, Rows, charged_bytes
@@ -86,6 +87,7 @@ class Prepared:
         if bound is None:
             self._want_parameters()
             return self._run(None, caller)
+        self._check_fields(bound)
         if len(bound) == 1:
             return self._run(next(iter(bound)), caller)
         if statements.is_query(self._script[-1]):
@@ -110,6 +112,7 @@ class Prepared:
             stored = self._session.insert(self._insert, rows.table, caller)
             if stored is not None:
                 return stored
+        self._check_fields(rows)
         sent: Parameters | Rows = next(iter(rows)) if len(rows) == 1 else rows
         return self._counted(sent, caller)
 
@@ -135,7 +138,7 @@ class Prepared:
     def _run_for_each(self, rows: Rows, caller: Caller | None) -> Ran:
         """Run once for each row; the results follow each other, and are held in whole up to a bound."""
         bytes_max = self._session.config.returned_bytes_max
-        tables = [self.description.dataset_schema.empty_table()]
+        tables = [pa.Table.from_batches([], schema=self.description.dataset_schema)]
         nbytes = 0
         for parameters in rows:
             with self._run(parameters, caller).reader as reader:
@@ -154,6 +157,9 @@ class Prepared:
         if not table.num_columns and not self._names:
             return None
         return Rows(table, self._names) if table.num_columns else None
+
+    def _check_fields(self, rows: Rows) -> None:
+        refuse_unknown_fields(rows.table.schema, self.description.parameter_schema)
 
     def _want_parameters(self) -> None:
         if self._names:

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any
 
-import duckdb
+import pyarrow as pa
 
 from ..errors import InvalidArgument, InvalidSQL, LimitExceeded
 from . import session_options, value_inserts
@@ -25,7 +25,7 @@ from .parameters import Parameters, Rows
 from .prepared import Prepared
 from .session_activity import Activity
 from .session_cursor import SessionCursor, Transaction
-from .session_loads import Ingest, Loading, insert_rows
+from .session_loads import Ingest, Loading, columns_of, insert_rows
 from .session_parts import Parts
 from .session_runs import Ran, Runs
 from .session_turns import Turns
@@ -197,14 +197,13 @@ class Session:
                 target = insert.target(self._parts, table)
                 if target is not None:
                     return int(self._parts.put(*target, caller).rows)
-        if table.num_rows == 1:
+        if table.num_rows == 1 and not any(map(pa.types.is_nested, table.schema.types)):
             return None
         with self._turns.call("statement", insert.into_sql, caller) as own_call:
-            with contextlib.suppress(duckdb.Error):  # what is wrong with the name the insert itself tells best
-                kinds = own_call.cursor.sql(f"FROM {insert.name_sql} LIMIT 0").types
-                if value_inserts.keeps_types(kinds, table):
-                    return None
-            return self._runs.stored(lambda: insert_rows(own_call.cursor, insert, table), own_call.call)
+            columns = columns_of(own_call.cursor, insert)
+            if value_inserts.keeps_types([column.type for column in columns], table):
+                return None
+            return self._runs.stored(lambda: insert_rows(own_call.cursor, insert, table, columns), own_call.call)
 
     def check_room_for_bound(self, prepared: Prepared, nbytes: int) -> None:
         """Raise LimitExceeded when the session's statements would have too many bytes of parameters bound."""

@@ -21,12 +21,14 @@ from .calls import Call
 from .failures import translate
 from .inserts import (
     VALUE_ERRORS,
+    Column,
     Source,
     insert_sql,
     make_table,
     matched,
     one_of_these,
     quoted,
+    refuse_unknown_fields,
     source_columns,
     table_columns,
     table_exists,
@@ -37,7 +39,7 @@ from .value_inserts import PlainInsert
 from .whole_values import refusal
 from .words import Mode, Target
 
-__all__ = ["Ingest", "Loading", "insert_rows"]
+__all__ = ["Ingest", "Loading", "columns_of", "insert_rows"]
 
 _TEMPORARY_CATALOG = "temp"
 
@@ -147,9 +149,24 @@ def _current_schema(cursor: Any) -> str:
     return str(cursor.execute("SELECT current_schema()").fetchall()[0][0])
 
 
-def insert_rows(cursor: Any, insert: PlainInsert, table: Any) -> int:
+def columns_of(cursor: Any, insert: PlainInsert) -> list[Column]:
+    """Return the columns that the values go into, in their order; none where the insert itself tells what is wrong."""
+    try:
+        relation = cursor.sql(f"FROM {insert.name_sql} LIMIT 0")
+    except duckdb.Error:
+        return []
+    found = [Column(name, str(kind), kind) for name, kind in zip(relation.columns, relation.types, strict=True)]
+    if insert.columns is not None:
+        by_name = {column.name.lower(): column for column in found}
+        found = [by_name[name.lower()] for name in insert.columns if name.lower() in by_name]
+    return found if len(found) == len(insert.order) else []
+
+
+def insert_rows(cursor: Any, insert: PlainInsert, table: Any, columns: list[Column]) -> int:
     """Store a table of parameters by one Arrow insert; DuckDB resolves the names as in the statement itself."""
     table = insert.arranged(table)
+    if columns:
+        refuse_unknown_fields(cursor, table.schema, columns)
     table = table.rename_columns([f"c{i}" for i in range(table.num_columns)])
     table = table.cast(plain_schema(table.schema))
     with _registered(cursor, table) as name:
@@ -171,6 +188,6 @@ def _registered(cursor: Any, data: Any) -> Iterator[str]:
     try:
         yield name
     finally:
-        source.data = data.schema.empty_table()
+        source.data = pa.Table.from_batches([], schema=data.schema)  # unions, too
         with contextlib.suppress(duckdb.Error):
             cursor.unregister(name)
