@@ -9,6 +9,8 @@ DEMO   ?= --seconds 10
 JOBS   ?= 2
 
 ATHERIS := 3.0.0
+# What docs/clients/node.md is about.
+NODE_CLIENT := @firetiger-oss/flight-sql-client@1.1.1
 # Inputs that `make fuzz` tries.
 RUNS   ?= 1000000
 # How long `make torture` goes on, and its plan of faults.
@@ -38,7 +40,14 @@ $(VENV)/.ready: requirements.lock pyproject.toml
 demo: $(VENV)/.ready
 	@$(BIN)/ducktower demo $(DEMO)
 
-test: $(VENV)/.ready
+# Where there is a Node.js; without it, or without a registry, the page's test is skipped.
+$(VENV)/node/.ready: $(VENV)/.ready
+	@mkdir -p $(@D)
+	@if command -v npm >/dev/null; then npm install --silent --ignore-scripts --no-audit --no-fund --no-package-lock \
+		--prefix $(@D) "$(NODE_CLIENT)" || echo "without Node.js' client"; fi
+	@touch $@
+
+test: $(VENV)/.ready $(VENV)/node/.ready
 	@$(BIN)/python -m pytest --numprocesses $(JOBS) --dist worksteal $(TEST)
 
 lint: $(VENV)/.ready
