@@ -51,6 +51,8 @@ def main() -> int:
         if not tally.violations:
             shutil.rmtree(directory)
         number += 1
+        done = f"{tally.faults['kill server']:,} kills, {tally.checks:,} checks, {len(tally.violations)} violations"
+        print(f"{time.monotonic() - start:.0f} s, {number} databases: {done}", file=sys.stderr)
     seconds = time.monotonic() - start
     print(table(tally, library=library is not None), end="")
     if chosen.record:
