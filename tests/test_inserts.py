@@ -557,6 +557,27 @@ def test_upserts_of_many_clients_all_succeed(server: ducktower.FlightServer) -> 
         assert {row["round"] for row in rows} == {14}
 
 
+def test_large_upserts_of_the_same_new_keys_all_succeed(server: ducktower.FlightServer) -> None:
+    """Four clients bring the same keys at once: who comes late to a key changes its row, and hears of no duplicate."""
+    with ducktower.connect(server.url) as client:
+        client.execute("CREATE TABLE t (a INTEGER, k INTEGER, v INTEGER, PRIMARY KEY (a, k))")
+
+        def work(number: int) -> int:
+            stored = 0
+            with ducktower.connect(server.url, retry_seconds=60) as own:
+                for first in range(0, 200_000, 100_000):
+                    rows = pa.table(
+                        {"k": range(first, first + 100_000), "a": [1] * 100_000, "v": [number] * 100_000},
+                    )
+                    stored += own.ingest("t", rows, mode="upsert", key=["k", "a"]).rows
+            return stored
+
+        assert together(4, work) == [200_000] * 4
+        assert client.query("SELECT count(*) AS n, count(DISTINCT k) AS d FROM t").to_pylist() == [
+            {"n": 200_000, "d": 200_000}
+        ]
+
+
 def test_modes_and_keys_must_go_together(client: ducktower.FlightClient) -> None:
     """An unknown mode, an upsert without a key and a key without an upsert are refused by name."""
     client.execute("CREATE TABLE t (i INTEGER)")

@@ -12,7 +12,15 @@ from typing import Any, NamedTuple
 import duckdb
 import pyarrow as pa
 
-from ..errors import ConstraintViolation, DucktowerError, InvalidArgument, SchemaMismatch, TableExists, TableNotFound
+from ..errors import (
+    Conflict,
+    ConstraintViolation,
+    DucktowerError,
+    InvalidArgument,
+    SchemaMismatch,
+    TableExists,
+    TableNotFound,
+)
 from .failures import does_not_fit, translate
 from .whole_values import may_have_fractions, not_null, refusal, whole
 from .words import Target
@@ -34,6 +42,7 @@ __all__ = [
     "table_columns",
     "table_exists",
     "table_name",
+    "was_late",
 ]
 
 
@@ -334,6 +343,8 @@ def diagnose(
     found = translate(error)
     if isinstance(error, (DucktowerError, duckdb.TransactionException)):
         return found
+    if was_late(cursor, catalog, target, error):
+        return Conflict(f'table "{target.label}": another transaction stored the same key: {found.message}')
     if found.retryable:
         return found
     if target.mode in ("create", "replace"):
@@ -361,6 +372,21 @@ def diagnose(
         except (duckdb.Error, UnicodeError) as why:
             return does_not_fit(wanted.name, given.type, wanted.type, translate(why).message)
     return one_of_these(found, sources, into)
+
+
+def was_late(cursor: Any, catalog: str, target: Target, error: BaseException) -> bool:
+    """Whether an upsert met keys that another transaction stored after this one had begun.
+
+    DuckDB calls it a duplicate key: its index has the row, the snapshot does not. The cursor's transaction
+    must be over.
+    """
+    if target.mode != "upsert" or not isinstance(error, duckdb.ConstraintException):
+        return False
+    text = str(error).lower()
+    keys = {key.lower() for key in target.key}
+    if 'duplicate key "' not in text or not all(f"{key}: " in text for key in keys):
+        return False
+    return _has_unique_index(cursor, catalog, target, keys)
 
 
 def one_of_these(found: DucktowerError, sources: list[Column], into: list[Column]) -> SchemaMismatch:

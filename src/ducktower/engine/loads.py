@@ -18,7 +18,7 @@ from ..errors import Conflict, DucktowerError
 from .calls import Call
 from .database import Lease
 from .failures import translate
-from .inserts import diagnose, insert_sql, make_table, quoted, table_columns
+from .inserts import diagnose, insert_sql, make_table, quoted, table_columns, was_late
 from .words import Target
 
 __all__ = ["Load"]
@@ -90,7 +90,9 @@ class Load:
             try:
                 return self._transaction()
             except (duckdb.Error, DucktowerError) as error:
-                conflict = isinstance(translate(error), Conflict)
+                conflict = isinstance(translate(error), Conflict) or was_late(
+                    self._cursor, self._catalog, self._target, error
+                )
                 if not conflict or (once and self._reading) or time.monotonic() > deadline:
                     raise
             self._call.check()
