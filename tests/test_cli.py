@@ -193,7 +193,7 @@ class TestUsage:
         """Each option names a variable of its own that starts with DUCKTOWER_."""
         commands = dict(typer.main.get_command(app).commands)  # type: ignore[attr-defined]
         names = {"serve", "write", "read", "demo", "query", "execute", "ingest", "tables", "health", "token"}
-        names |= {"backup", "restore"}
+        names |= {"backup", "restore", "recover"}
         assert set(commands) == names
         commands |= {f"token {name}": command for name, command in commands.pop("token").commands.items()}
         shared = {"url", "token", "tls_ca", "tls_fingerprint", "tls_client_cert", "tls_client_key", "table"}

@@ -18,7 +18,7 @@ import typer
 import typer.core
 
 from ..errors import DucktowerError, InternalError
-from . import backup, demo, execute, ingest, query, serve, status, token, write_read
+from . import backup, demo, execute, ingest, query, recover, serve, status, token, write_read
 from .terminal import error_line, leave, one_line
 
 __all__ = ["app", "main", "run"]
@@ -79,6 +79,7 @@ app.command("tables", cls=_Command)(status.tables_command)
 app.command("health", cls=_Command)(status.health_command)
 app.command("backup", cls=_Command)(backup.backup_command)
 app.command("restore", cls=_Command)(backup.restore_command)
+app.command("recover", cls=_Command)(recover.command)
 app.add_typer(token.app, name="token")
 
 

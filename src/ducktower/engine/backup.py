@@ -11,6 +11,7 @@ was not verified, and never write where a client says: a client is sent the byte
 from __future__ import annotations
 
 import contextlib
+import glob
 import os
 import secrets
 import shutil
@@ -214,7 +215,7 @@ class Backups:
     def _clean(self) -> None:
         """Take away the rooms of backups that are made no more: one is made at a time, by the one who has the file."""
         if self._config.database != ":memory:":
-            for left in self.place.glob(f"{_escaped(self._room)}*"):
+            for left in self.place.glob(f"{glob.escape(self._room)}*"):
                 shutil.rmtree(left, ignore_errors=True)
 
 
@@ -266,11 +267,6 @@ def _size(path: Path) -> int:
         return path.stat().st_size
     except FileNotFoundError:
         return 0
-
-
-def _escaped(name: str) -> str:
-    """Return a name as a pattern that it alone begins like."""
-    return "".join(f"[{letter}]" if letter in "*?[" else letter for letter in name)
 
 
 @contextlib.contextmanager

@@ -11,6 +11,7 @@ import contextlib
 import logging
 import os
 import re
+import shlex
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -398,22 +399,32 @@ def check_unserved(path: Path) -> None:
             raise Unavailable(f'database "{path}" is served by this process')
 
 
-def opened_apart(path: Path, memory_bytes: int, *, writable: bool = False) -> Any:
+def opened_apart(
+    path: Path, memory_bytes: int | None = None, *, writable: bool = False, beside: Path | None = None
+) -> Any:
     """Open a file that nobody serves in an instance of its own, closed to everything outside; return its connection.
 
-    Raises duckdb.Error for what is no database or is held by another process, Unavailable for what this one serves.
+    `beside` is attached to it as `beside`, to be read. Raises duckdb.Error for what is no database or is held by
+    another process, Unavailable for what this one serves.
     """
     check_unserved(path)
     settings = {
-        "memory_limit": f"{memory_bytes}B",
         "threads": "1",  # beside others' work, not before it
-        "enable_external_access": "false",
         "autoload_known_extensions": "false",
         "autoinstall_known_extensions": "false",
         "python_enable_replacements": "false",
-        "lock_configuration": "true",
     }
-    return duckdb.connect(str(path), read_only=not writable, config=settings)
+    if memory_bytes is not None:
+        settings["memory_limit"] = f"{memory_bytes}B"
+    connection = duckdb.connect(str(path), read_only=not writable, config=settings)
+    try:
+        if beside is not None:
+            connection.execute(f"ATTACH {_list([str(beside)])[1:-1]} AS beside (READ_ONLY)")
+        connection.execute("SET enable_external_access = false; SET lock_configuration = true")
+    except BaseException:
+        connection.close()
+        raise
+    return connection
 
 
 def _list(texts: Sequence[str]) -> str:
@@ -466,8 +477,8 @@ def _cannot_open(config: EngineConfig, error: duckdb.Error) -> Exception:
             except duckdb.Error as refused:
                 return InvalidArgument(f'{name} "{value}": {first_line(str(refused))}')
     return InternalError(
-        f'cannot open database "{database}": {text}; nothing was changed. Copy it and its WAL before you '
-        "try anything: without the WAL a sound file opens as of its last checkpoint"
+        f'cannot open database "{database}": {text}; nothing was changed. `ducktower recover {shlex.quote(database)}` '
+        "copies it and its WAL, tries what opens, and says what is lost"
     )
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from ..errors import InternalError, InvalidArgument
 from .database import check_unserved
 from .file_copies import copy_file, put_in_place, told_of_disk
-from .unserved import check_file, contents, held, put_aside
+from .unserved import check_file, contents, held, made_like, put_aside
 from .wal import wal_bytes, wal_path
 
 __all__ = ["Restored", "restore"]
@@ -76,6 +76,8 @@ def restore(
         if found != wanted:
             raise InternalError(f"the copy is not as the backup in {wanted.difference(found)}; {_NOT_RESTORED}")
         size = copy.stat().st_size
+        if database.exists():
+            made_like(copy, database)
         aside = put_aside(database, "replaced")
         try:
             put_in_place(copy, database)

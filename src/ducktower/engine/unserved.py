@@ -10,6 +10,7 @@ import contextlib
 import errno
 import fcntl
 import os
+import stat
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -22,7 +23,7 @@ from .file_copies import sync, timestamp
 from .fingerprints import Fingerprint, fingerprint
 from .wal import LOGS
 
-__all__ = ["check_file", "contents", "held", "put_aside"]
+__all__ = ["check_file", "contents", "held", "made_like", "put_aside"]
 
 
 def check_file(path: Path) -> None:
@@ -38,8 +39,8 @@ def check_file(path: Path) -> None:
 
 
 @contextlib.contextmanager
-def held(path: Path) -> Iterator[None]:
-    """Keep servers, and whoever else writes with DuckDB, from a file until the block ends.
+def held(path: Path) -> Iterator[int]:
+    """Keep servers, and whoever else writes with DuckDB, from a file until the block ends; give its descriptor.
 
     Raises Unavailable when one has it open. The lock is that which DuckDB takes; it goes with the first descriptor of
     the file that this process closes, so within the block nothing else may open it.
@@ -56,7 +57,7 @@ def held(path: Path) -> Iterator[None]:
             if error.errno not in (errno.EACCES, errno.EAGAIN):
                 raise
             raise Unavailable(f'database "{path}" is open in another process; stop that first') from error
-        yield
+        yield file.fileno()
 
 
 def contents(path: Path, memory_bytes: int) -> Fingerprint:
@@ -72,6 +73,14 @@ def contents(path: Path, memory_bytes: int) -> Fingerprint:
         if "Could not set lock on file" in text:
             raise Unavailable(f'database "{path}" is open in another process; stop that first') from error
         raise InvalidArgument(f'"{path}" is damaged: {text}') from error
+
+
+def made_like(path: Path, other: Path) -> None:
+    """Give a file the permissions, and where this user may, the owner of another one."""
+    found = other.stat()
+    path.chmod(stat.S_IMODE(found.st_mode))
+    with contextlib.suppress(PermissionError):
+        os.chown(path, found.st_uid, found.st_gid)
 
 
 def put_aside(database: Path, label: str) -> list[Path]:

@@ -11,6 +11,7 @@ Owns reading those files and the copies of them. Must never change or delete a l
 from __future__ import annotations
 
 import contextlib
+import glob
 import logging
 import mmap
 import os
@@ -24,7 +25,7 @@ from pathlib import Path
 
 from ..errors import Unavailable
 
-__all__ = ["LOGS", "Found", "look_through", "replaying", "wal_bytes", "wal_path"]
+__all__ = ["LOGS", "Found", "commit_ends", "look_through", "replaying", "torn_copies", "wal_bytes", "wal_path"]
 
 log = logging.getLogger(__name__)
 
@@ -41,6 +42,9 @@ _COMMIT = b"\x64\x00\x64\xff\xff"
 """The entry with which a transaction ends."""
 LOGS = (".wal", ".wal.checkpoint", ".wal.recovery")
 """The log, the one that is written to while a checkpoint runs, and the one both are joined in after a crash."""
+
+_TORN = ".torn-"
+_TORN_KEPT_MAX = 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,22 +73,31 @@ def look_through(path: Path) -> Found:
 
     Raises OSError when the file cannot be read. A log of a form that is not known has no whole commit.
     """
+    size, ends = _size(path), commit_ends(path)
+    return Found(size, len(ends) - 1, size - ends[-1]) if ends else Found(size, 0, size)
+
+
+def commit_ends(path: Path) -> list[int]:
+    """Return where a log's head and each whole commit end, in bytes from its beginning. Raises as `look_through`.
+
+    It is empty for a log of a form that is not known, and for none.
+    """
     if not _size(path):
-        return Found()
+        return []
     with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
         size = len(data)
         start = _first_entry(data)
         if start is None:
-            return Found(size, 0, size)
-        commits, at, whole = 0, start, start
+            return []
+        ends, at = [start], start
         while at + _ENTRY.size <= size:
             length, _ = _ENTRY.unpack_from(data, at)
             begin, at = at + _ENTRY.size, at + _ENTRY.size + length
             if not length or at > size:
                 break
             if length == len(_COMMIT) and data[begin:at] == _COMMIT:
-                commits, whole = commits + 1, at
-        return Found(size, commits, size - whole)
+                ends.append(at)
+    return ends
 
 
 @contextlib.contextmanager
@@ -113,11 +126,27 @@ def replaying(database: str) -> Iterator[Found]:
             found.nbytes,
             kept,
         )
+        with contextlib.suppress(OSError):
+            _prune(database)
+
+
+def torn_copies(database: str) -> list[Path]:
+    """Return the copies of logs that were kept at the starts of a database, the oldest first."""
+    path = wal_path(database)
+    return sorted(path.parent.glob(f"{glob.escape(path.name)}{_TORN}*"))
+
+
+def _prune(database: str) -> None:
+    """Keep the last few copies: of each, whole commits were replayed. One without a whole commit stays for ever."""
+    replayed = [path for path in torn_copies(database) if look_through(path).commits]
+    for path in replayed[:-_TORN_KEPT_MAX]:
+        log.info("taking away %s, a copy of a WAL whose commits were replayed long ago", path)
+        path.unlink(missing_ok=True)
 
 
 def _kept(database: str, found: Found) -> Path | None:
     path = wal_path(database)
-    kept = path.with_name(f"{path.name}.torn-{time.strftime('%Y%m%dT%H%M%S', time.gmtime())}")
+    kept = path.with_name(f"{path.name}{_TORN}{time.strftime('%Y%m%dT%H%M%S', time.gmtime())}")
     try:
         shutil.copy2(path, kept)
     except OSError as error:

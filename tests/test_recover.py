@@ -1,0 +1,220 @@
+"""A damaged database: copied first, tried on the copy, what is lost is told, and the originals stay."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import duckdb
+import psutil
+import pytest
+
+import cli_support
+import ducktower
+from ducktower.engine.recover import recover
+from ducktower.engine.salvage import Salvage
+from support.engines import opened
+
+COMMITS = 20
+COMMIT = b"\x64\x00\x64\xff\xff"
+ROWS = 400_000
+
+Files = dict[str, bytes]
+
+
+@pytest.fixture(scope="module")
+def crashed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a directory with a database and the WAL of 20 commits, as a kill leaves them."""
+    place = tmp_path_factory.mktemp("crashed")
+    original = place / "original.duckdb"
+    with duckdb.connect(str(original)) as connection:
+        connection.execute(f"""
+            CREATE TYPE mood AS ENUM ('glad', 'sad');
+            CREATE SEQUENCE counted;
+            CREATE TABLE large AS SELECT i, hash(i) AS h FROM range({ROWS}) r(i);
+            CREATE TABLE parent (id INTEGER PRIMARY KEY, m mood, twice INTEGER AS (id * 2) VIRTUAL);
+            CREATE TABLE child (id INTEGER REFERENCES parent (id));
+            INSERT INTO parent SELECT i, 'glad' FROM range(10) r(i);
+            INSERT INTO child SELECT i FROM range(10) r(i);
+            CREATE INDEX by_i ON large (i);
+            CREATE VIEW v AS SELECT count(*) AS n FROM parent;
+            CREATE TABLE small (i INTEGER);
+            CHECKPOINT;
+        """)
+        for number in range(COMMITS):
+            connection.execute(f"INSERT INTO small VALUES ({number})")
+        for suffix in ("", ".wal"):
+            shutil.copy(f"{original}{suffix}", place / f"db.duckdb{suffix}")
+    return place
+
+
+@pytest.fixture
+def damaged(crashed: Path, tmp_path: Path) -> Path:
+    """Return a database that may be damaged, a copy of that."""
+    for suffix in ("", ".wal"):
+        shutil.copy(crashed / f"db.duckdb{suffix}", tmp_path / f"db.duckdb{suffix}")
+    return tmp_path / "db.duckdb"
+
+
+def flip(path: Path, at: int, count: int = 1) -> None:
+    """Invert bytes of a file."""
+    raw = bytearray(path.read_bytes())
+    raw[at : at + count] = bytes(byte ^ 0xFF for byte in raw[at : at + count])
+    path.write_bytes(raw)
+
+
+def files_of(database: Path) -> Files:
+    """Return the database and its WAL."""
+    return {path.name: path.read_bytes() for path in sorted(database.parent.glob("db.duckdb*")) if path.is_file()}
+
+
+@pytest.fixture
+def untouched(damaged: Path) -> Iterator[None]:
+    """Look, after a test that asks for it, whether the originals are as they were when it called `recover`."""
+    yield
+    copies = next(damaged.parent.glob("db.duckdb.recover-*"))
+    for name, raw in files_of(damaged).items():
+        assert (copies / name.replace("db.duckdb", "original")).read_bytes() == raw
+
+
+def rows(database: Path, table: str) -> int:
+    """Count, as DuckDB does."""
+    with duckdb.connect(str(database), read_only=True) as connection:
+        return int(connection.execute(f"SELECT count(*) FROM {table}").fetchall()[0][0])
+
+
+@pytest.mark.usefixtures("untouched")
+class TestTheLog:
+    """What is wrong is the WAL."""
+
+    def test_nothing_is_wrong(self, damaged: Path) -> None:
+        """All of it is there, in one file."""
+        done = recover(damaged)
+        assert done.lost == ()
+        assert {table.name: table.rows for table in done.salvaged.tables} == {
+            "child": 10,
+            "large": ROWS,
+            "parent": 10,
+            "small": COMMITS,
+        }
+        assert rows(done.path, "small") == COMMITS
+        assert not Path(f"{done.path}.wal").exists()
+
+    def test_torn(self, damaged: Path) -> None:
+        """Whole commits are there, the torn one is told."""
+        wal = Path(f"{damaged}.wal")
+        os.truncate(wal, wal.stat().st_size - 3)
+        done = recover(damaged)
+        assert rows(done.path, "small") == COMMITS - 1
+        assert ["no whole commit" in line for line in done.lost] == [True]
+
+    def test_damaged_in_the_middle(self, damaged: Path) -> None:
+        """DuckDB refuses all of it; the commits before the damage are recovered all the same."""
+        wal = Path(f"{damaged}.wal")
+        raw = wal.read_bytes()
+        at = 0
+        for _ in range(13):
+            at = raw.index(COMMIT, at) + len(COMMIT)
+        flip(wal, at + 20)  # within the 14th
+        with pytest.raises(ducktower.InternalError, match="`ducktower recover "), opened(damaged):
+            pass
+        said: list[str] = []
+        done = recover(damaged, tell=said.append)
+        assert rows(done.path, "small") == 13
+        assert done.lost == (f"the last {COMMITS - 13} of {COMMITS} commits in the WAL, and what follows them",)
+        assert said[-1] == f"it opens with the first 13 of the {COMMITS} commits of its WAL"
+
+    def test_of_another_database(self, damaged: Path, tmp_path: Path) -> None:
+        """It opens as of its last checkpoint, and what the WAL had is told as lost."""
+        other = tmp_path / "other"
+        with duckdb.connect(str(other)) as connection:
+            connection.execute("CREATE TABLE small (i INTEGER); CHECKPOINT; INSERT INTO small VALUES (1), (2)")
+            shutil.copy(f"{other}.wal", f"{damaged}.wal")
+        done = recover(damaged)
+        assert rows(done.path, "small") == 0
+        assert done.lost == ("the WAL, with 1 commits",)
+
+
+@pytest.mark.usefixtures("untouched")
+class TestTheFile:
+    """What is wrong is the file."""
+
+    def block_of(self, database: Path, table: str) -> int:
+        with duckdb.connect(str(database), read_only=True) as connection:
+            blocks = f"pragma_storage_info('{table}') WHERE block_id > 0 AND segment_type != 'VALIDITY'"
+            sql = f"SELECT max(block_id) FROM {blocks}"
+            (block,) = connection.execute(sql).fetchall()[0]
+        return 3 * 4096 + block * 262_144
+
+    def test_a_damaged_block(self, damaged: Path) -> None:
+        """The rows in it are lost and counted, all others are in a new file, with what belongs to them."""
+        flip(damaged, self.block_of(damaged, "large") + 1_000)
+        with pytest.raises(duckdb.Error, match="Corrupt"):
+            duckdb.connect(str(damaged), read_only=True).execute("SELECT sum(hash(i, h)) FROM large").fetchall()
+        done = recover(damaged)
+        (large,) = (table for table in done.salvaged.tables if table.name == "large")
+        assert 0 < large.lost_rows < ROWS
+        assert large.rows + large.lost_rows == ROWS
+        assert rows(done.path, "large") == large.rows
+        assert rows(done.path, "small") == COMMITS
+        assert [line.split(":")[0] for line in done.lost] == [f'{large.lost_rows} rows of table "large"']
+        with duckdb.connect(str(done.path)) as connection:
+            assert connection.execute("SELECT sum(h = hash(i)) = count(*) FROM large").fetchall() == [(True,)]
+            assert connection.execute("SELECT n FROM v").fetchall() == [(10,)]
+            assert connection.execute("SELECT sum(twice) FROM parent").fetchall() == [(90,)]
+            assert connection.execute("SELECT index_name FROM duckdb_indexes()").fetchall() == [("by_i",)]
+            with pytest.raises(duckdb.ConstraintException):
+                connection.execute("INSERT INTO child VALUES (77)")
+
+    def test_nothing_can_be_read(self, damaged: Path) -> None:
+        """Half of it is gone, and with it what says where tables are: one error, which says where the copies are."""
+        os.truncate(damaged, damaged.stat().st_size // 8)
+        with pytest.raises(ducktower.InvalidArgument, match="a backup is what helps"):
+            recover(damaged)
+
+
+class TestInPlace:
+    """The result where the database was, by the command."""
+
+    def test_the_originals_are_kept(self, damaged: Path) -> None:
+        """A server opens what was recovered; the originals are there twice."""
+        Path(f"{damaged}.wal.torn-20260101T000000").write_bytes(Path(f"{damaged}.wal").read_bytes())
+        flip(Path(f"{damaged}.wal"), 150)
+        before = files_of(damaged)
+        ran = cli_support.run("recover", str(damaged), "--in-place", "--json")
+        done = json.loads(ran.stdout)
+        assert b"it opens " in ran.stderr
+        assert done["recovered"] == str(damaged)
+        assert [one["commits"] for one in done["torn"]] == [COMMITS]
+        assert [Path(path).read_bytes() for path in done["aside"]] == [before["db.duckdb"], before["db.duckdb.wal"]]
+        assert done["lost"]
+        with opened(damaged) as engine:
+            assert engine.health()["replayed_commits"] == 0
+        assert recover(damaged).lost == ()
+
+    def test_what_is_served_or_is_none(self, damaged: Path, tmp_path: Path) -> None:
+        """Neither is touched."""
+        with opened(damaged) as engine:
+            with pytest.raises(ducktower.Unavailable, match="served by this process"):
+                recover(damaged)
+            assert engine.health()["status"] == "serving"
+        with duckdb.connect(str(damaged)):
+            line = cli_support.fails("recover", str(damaged), code="UNAVAILABLE")
+            assert "open in another process" in line
+        for path in (tmp_path / "none", tmp_path):
+            with pytest.raises(ducktower.InvalidArgument):
+                recover(path)
+        assert list(tmp_path.glob("*.recover-*")) == []
+
+
+def test_a_process_that_ends_is_an_answer(damaged: Path) -> None:
+    """When DuckDB takes its process down, that attempt has failed, and the next one has a new process."""
+    with Salvage() as salvage:
+        assert salvage.opens(damaged).error == ""
+        (process,) = (one for one in psutil.Process().children() if "ducktower.engine.salvage" in one.cmdline())
+        process.kill()
+        assert salvage.look(damaged).error == "DuckDB ended with status -9"
+        assert salvage.look(damaged).whole
