@@ -214,6 +214,23 @@ class TestUsage:
         code = "import sys, ducktower.cli; sys.exit(bool({'duckdb', 'pandas'} & set(sys.modules)))"
         assert subprocess.run([cli.COMMAND[0], "-c", code], timeout=60).returncode == 0
 
+    def test_ctrl_c_while_the_commands_are_loaded(self) -> None:
+        """It ends the process with 130 and without a word, as it does later."""
+        code = """
+import signal, sys
+import ducktower.cli
+
+class Interrupts:
+    def find_spec(self, name, path=None, target=None):
+        if name == "typer":
+            signal.raise_signal(signal.SIGINT)
+
+sys.meta_path.insert(0, Interrupts())
+ducktower.cli.run()
+"""
+        ended = subprocess.run([cli.COMMAND[0], "-c", code], capture_output=True, timeout=60, env=cli.environment())
+        assert (ended.returncode, ended.stdout, ended.stderr) == (130, b"", b"")
+
     def test_serve_offers_the_settings_of_the_configuration(self) -> None:
         """A flag's name is that of the setting behind it."""
         commands = typer.main.get_command(app).commands  # type: ignore[attr-defined]

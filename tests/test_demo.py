@@ -126,6 +126,15 @@ def test_a_signal_ends_it_with_a_summary(number: signal.Signals) -> None:
     assert all(cli.is_gone(child.pid) for child in children)
 
 
+def test_ctrl_c_while_the_processes_start() -> None:
+    """It ends the demo at once, as there is nothing to sum up, and its processes with it."""
+    with cli.started("demo", "--seconds", "60") as process:
+        children = until(psutil.Process(process.pid).children, "the first process")
+        status, out, err = cli.stopped(process, signal.SIGINT)
+    assert (status, out, err) == (130, "", "")
+    assert all(cli.is_gone(child.pid) for child in children)
+
+
 def test_its_processes_die_with_it(tmp_path: Path) -> None:
     """kill -9 of the demo leaves no process and no temporary directory."""
     with cli.started("demo", "--seconds", "60", TMPDIR=str(tmp_path)) as process:

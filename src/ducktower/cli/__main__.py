@@ -1,5 +1,5 @@
 """`python -m ducktower.cli`: the same as the `ducktower` command."""
 
-from .app import run
+from . import run
 
 run()

@@ -128,7 +128,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _bad_usage(error)
     except DucktowerError as error:
         return _failed(error)
-    except typer.Abort:
+    except (typer.Abort, KeyboardInterrupt):
         return EXIT_INTERRUPTED
     except OSError as error:
         return _failed(InternalError(str(error)))

@@ -31,6 +31,7 @@ _START_SECONDS_MAX_PER_PROCESS = 2.0
 _SECONDS_WITHOUT_TERMINAL = 10.0
 _WRITE_RATE = 5000.0
 _READ_RATE = 20.0
+_SHOW_CURSOR = b"\x1b[?25h\n"
 _PROCESSES_MAX = 500
 """Of each kind: every one takes tens of megabytes, and a slip of the hand must not take the machine."""
 
@@ -97,8 +98,8 @@ def command(
     live = sys.stdout.isatty() and not as_json
     if seconds is None and not live:
         seconds = _SECONDS_WITHOUT_TERMINAL
-    stop = threading.Event()
-    _stop_on_signals(stop)
+    stop, started = threading.Event(), threading.Event()
+    _stop_on_signals(stop, started)
     orders: dict[str, Any] = {
         "table": table,
         "scenario": scenario.value,
@@ -106,7 +107,10 @@ def command(
         "is_count": query is None,
     }
     write_orders = orders | {"role": WRITER, "per_second": rate_of(rate, None, default=_WRITE_RATE)}
-    read_orders = orders | {"role": READER, "per_second": rate_of(read_rate, None, default=_READ_RATE)}
+    read_orders = orders | {
+        "role": READER,
+        "per_second": rate_of(read_rate, None, default=_READ_RATE, flag="--read-rate"),
+    }
     with children(writers, readers) as (server, write_children, read_children):
         crew = [*write_children, *read_children]
         with announced(live=live, processes=1 + len(crew)) as tell:
@@ -130,6 +134,7 @@ def command(
             )
             order(write_children, write_orders | {"url": ready["url"], "token": token})
             order(read_children, read_orders | {"url": ready["url"], "token": token})
+            started.set()
             show(picture, stop, [server, *crew], live=live, quiet=as_json)
             stop.set()
             if server.failure is not None:
@@ -186,9 +191,11 @@ def _verdict(summary: dict[str, Any], failed: Sequence[Child], *, as_json: bool)
     return 0
 
 
-def _stop_on_signals(stop: threading.Event) -> None:
+def _stop_on_signals(stop: threading.Event, started: threading.Event) -> None:
     def on_signal(number: int, _frame: FrameType | None) -> None:
-        if stop.is_set():
+        if stop.is_set() or not started.is_set():
+            if sys.stdout.isatty():
+                os.write(1, _SHOW_CURSOR)
             leave(128 + number)  # the children notice
         stop.set()
 

@@ -106,8 +106,8 @@ def connected(command: Callable[..., None]) -> Callable[..., None]:
     return run
 
 
-def rate_of(rate: str | None, every: float | None, *, default: float | None) -> float | None:
-    """Return how often a second, from `--rate` and `--every`; None is as fast as possible.
+def rate_of(rate: str | None, every: float | None, *, default: float | None, flag: str = "--rate") -> float | None:
+    """Return how often a second, from `--rate`, or `flag`, and `--every`; None is as fast as possible.
 
     Raises:
         typer.BadParameter: both were given, or one is no number above 0, or nothing that a clock can keep.
@@ -130,7 +130,7 @@ def rate_of(rate: str | None, every: float | None, *, default: float | None) -> 
         value = 0.0
     if not _PER_SECOND_MIN <= value <= _PER_SECOND_MAX:
         raise typer.BadParameter(
-            f"--rate must be `max` or a number from {_PER_SECOND_MIN:g} to {_PER_SECOND_MAX:g}, not {rate!r}"
+            f"{flag} must be `max` or a number from {_PER_SECOND_MIN:g} to {_PER_SECOND_MAX:g}, not {rate!r}"
         )
     return value
 
