@@ -103,6 +103,18 @@ def test_a_write_of_an_open_stream(engine: Engine) -> None:
         engine.appending(Target("t"), batch.schema).submit(batch, lambda _: None)
 
 
+def test_rows_without_bytes_count(database: Path) -> None:
+    """Nulls have none in Arrow: so many of them are no small write, which would hold up the others' commit."""
+    nulls = pa.record_batch({"v": pa.Array.from_buffers(pa.null(), 20_000, [None])})
+    with opened(database, small_write_bytes_max=10_000, group_bytes_max=10_000) as engine:
+        engine.execute("CREATE TABLE t (v VARCHAR)")
+        with pytest.raises(ducktower.LimitExceeded, match="has 20000 bytes, the limit is 10000"):
+            engine.appending(Target("t"), nulls.schema).submit(nulls, lambda _: None)
+        _put(engine, pa.Table.from_batches([nulls]).to_reader())
+        assert engine.statistics()["group_writes"] == 0
+        assert engine.read("FROM t").read_all().num_rows == 20_000
+
+
 def test_clients_are_told(database: Path) -> None:
     """By our own client, plain Flight and the ADBC driver; the connection goes on."""
     with ducktower.serve(str(database), row_bytes_max=LIMIT) as server:

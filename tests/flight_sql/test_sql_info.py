@@ -143,13 +143,12 @@ def test_keywords_and_functions(connect: Any, facts: dict[int, Any]) -> None:
 
 def test_limits_are_those_of_the_settings(database: Any) -> None:
     """What is configured is what is told."""
-    with (
-        ducktower.serve(str(database), sessions_max=7, prepared_max=5, session_idle_seconds=90) as server,
-        RawFlightSql(server.url) as raw,
-    ):
-        asked = raw.ask(m.CommandGetSqlInfo(info=[100, 101, 549, 558, 557]))
+    settings = {"sessions_max": 7, "prepared_max": 5, "row_bytes_max": 1_000_000}
+    settings |= {"session_idle_seconds": 90, "transaction_idle_seconds": 30}
+    with ducktower.serve(str(database), **settings) as server, RawFlightSql(server.url) as raw:
+        asked = raw.ask(m.CommandGetSqlInfo(info=[100, 101, 549, 555, 558, 557]))
         limits = dict(zip(asked["info_name"].to_pylist(), asked["value"].to_pylist(), strict=True))
-    assert limits == {100: 90_000, 101: 90_000, 549: 7, 558: 5, 557: 262_144}
+    assert limits == {100: 90_000, 101: 30_000, 549: 7, 555: 1_000_000, 558: 5, 557: 262_144}
 
 
 def test_prepared_statements_are_bounded(database: Any) -> None:

@@ -67,7 +67,7 @@ class Appending:
         LimitExceeded for a batch larger than a group, Unavailable when the server stops, InvalidArgument when
         the writer was resumed elsewhere; `done` is not called then.
         """
-        nbytes = batch.nbytes
+        nbytes = max(batch.nbytes, batch.num_rows)  # columns of nulls have no bytes
         if nbytes > self._bytes_max:
             raise LimitExceeded(
                 f"a write of a stream has {nbytes} bytes, the limit is {self._bytes_max}; send it as a write of its own"

@@ -351,7 +351,7 @@ class Engine:
                 if not batch.num_rows:
                     continue
                 ahead.append(batch)
-                nbytes += batch.nbytes
+                nbytes += max(batch.nbytes, batch.num_rows)  # columns of nulls have no bytes
                 if nbytes > self._small_bytes_max:
                     caller.taken()  # from here on `upload_timeout_seconds` counts
                     if claim is not None:

@@ -75,7 +75,9 @@ _CONVERT: dict[int, list[int]] = {
 
 
 def _server(engine: Engine) -> dict[int, _Fact]:
-    idle_milliseconds = int(engine.config.session_idle_seconds * 1000)
+    config = engine.config
+    statement_seconds = config.session_idle_seconds
+    transaction_seconds = min(config.session_idle_seconds, config.transaction_idle_seconds)
     return {
         0: _text("Ducktower"),
         1: _text(metadata.version("ducktower")),
@@ -89,8 +91,8 @@ def _server(engine: Engine) -> dict[int, _Fact]:
         9: _YES,  # cancelling
         10: _YES,  # ingest
         11: _YES,  # ingest within transactions
-        100: _int(idle_milliseconds),
-        101: _int(idle_milliseconds),
+        100: _int(int(statement_seconds * 1000)),  # how long a prepared statement lasts unused
+        101: _int(int(transaction_seconds * 1000)),
     }
 
 
@@ -145,6 +147,7 @@ def _limits(engine: Engine) -> dict[int, _Fact]:
     unlimited = {number: _bigint(0) for number in (*range(541, 556), *range(557, 562))}
     return unlimited | {
         549: _bigint(engine.config.sessions_max),
+        555: _bigint(engine.config.row_bytes_max),
         556: _YES,
         557: _bigint(engine.config.sql_bytes_max),
         558: _bigint(engine.config.prepared_max),
