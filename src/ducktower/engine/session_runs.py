@@ -81,7 +81,9 @@ class Runs:
             # A query that the read-only transaction refuses (nextval, EXPLAIN ANALYZE INSERT) runs as what writes,
             # for those who may write.
             with contextlib.nullcontext() if read_only else contextlib.suppress(Forbidden):
-                return self._read(script[0], text, parameters, caller)
+                ran = self.read(lambda _: script[0], text, parameters, caller)
+                assert ran is not None  # noqa: S101 - there is a statement
+                return ran
         with (
             self._activity.busy(),
             self._parts.cursors.open("execute", "statement", text, caller) as (lease, call),
@@ -89,7 +91,8 @@ class Runs:
         ):
             return self._autocommitted(lease.cursor, script, parameters, call, read_only=read_only)
 
-    def _read(self, statement: Any, text: str, parameters: Parameters, caller: Caller) -> Ran:
+    def read(self, find: Callable[[Any], Any], text: str, parameters: Parameters, caller: Caller) -> Ran | None:
+        """Run a query without state; `find` gets the cursor and gives the statement, or None: then nothing was run."""
         parts = self._parts
         self._activity.enter()
         try:
@@ -103,6 +106,10 @@ class Runs:
                     self._activity.leave()
 
                 try:
+                    statement = find(lease.cursor)
+                    if statement is None:
+                        release()
+                        return None
                     lease.cursor.execute(BEGIN_READ_ONLY)
                     cache = parts.cursors.cache
                     streamed = stream(lease.cursor, statement, parameters, call, parts.config, release, cache)
