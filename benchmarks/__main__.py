@@ -19,6 +19,7 @@ from rich.console import Console
 
 from ducktower import DucktowerError
 
+from .backup import backup
 from .bulk import bulk_read, bulk_write
 from .explore_commit import chosen_directory
 from .figures import FULL, QUICK, Bench, Figure, WrongCount
@@ -39,6 +40,7 @@ MEASUREMENTS: dict[str, Callable[[Bench], list[Figure]]] = {
     "queries": queries,
     "flight-sql": flight_sql,
     "security": security,
+    "backup": backup,
 }
 LATEST = Path(__file__).with_name("results") / "latest.json"
 

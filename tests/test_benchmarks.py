@@ -28,6 +28,9 @@ FIGURES = {
     "base_open",
     "token",
     "tls",
+    "base_no_backup",
+    "during_backups",
+    "backup",
 }
 
 
@@ -35,6 +38,7 @@ def test_a_quick_run_counts_every_row_and_reports(tmp_path: Path) -> None:
     """A quick run of cheap figures ends with status 0, prints its table and writes its JSON."""
     report = tmp_path / "report.json"
     chosen = ["--only", "appenders", "--only", "bulk-read", "--only", "flight-sql", "--only", "security"]
+    chosen += ["--only", "backup"]
     result = subprocess.run(
         [sys.executable, "-m", "benchmarks", "--quick", *chosen, "--json", report, "--directory", tmp_path],
         cwd=ROOT,
