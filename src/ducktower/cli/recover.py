@@ -43,8 +43,10 @@ def command(
     Exits 0 when there is a file that opens, whatever was lost, else 1.
     """
     from ..engine.recover import recover
+    from ..engine.salvage import Salvage
 
-    done = recover(database, in_place=in_place, tell=lambda line: typer.echo(one_line(line), err=True))
+    with Salvage() as salvage:
+        done = recover(database, salvage, in_place=in_place, tell=lambda line: typer.echo(one_line(line), err=True))
     if as_json:
         typer.echo(json.dumps(_as_json(done)))
         return

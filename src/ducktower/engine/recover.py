@@ -39,7 +39,9 @@ class Recovered:
     """Copies of earlier WALs that a start kept, and how many whole commits are in each."""
 
 
-def recover(database: Path, *, in_place: bool = False, tell: Callable[[str], None] = lambda _: None) -> Recovered:
+def recover(
+    database: Path, salvage: Salvage, *, in_place: bool = False, tell: Callable[[str], None] = lambda _: None
+) -> Recovered:
     """Make a file that opens of a database that may not; with `in_place`, put it where the database is.
 
     `tell` is given a line for each step. Raises InvalidArgument for what is no DuckDB file and when nothing can be
@@ -48,7 +50,7 @@ def recover(database: Path, *, in_place: bool = False, tell: Callable[[str], Non
     database = Path(os.path.realpath(database))
     check_file(database)
     torn = tuple((path, look_through(path).commits) for path in torn_copies(str(database)))
-    with told_of_disk("nothing was recovered"), held(database) as file, Salvage() as salvage:
+    with told_of_disk("nothing was recovered"), held(database) as file:
         place = _place(database)
         copy_file(file, place / "original", os.fstat(file).st_size)
         logs = [suffix for suffix in LOGS if os.path.exists(f"{database}{suffix}")]

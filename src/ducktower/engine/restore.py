@@ -45,7 +45,7 @@ def restore(
     """
     database = Path(os.path.realpath(database))
     check_file(backup)
-    check_unserved(backup)
+    check_unserved(database)
     if database.is_dir():
         raise InvalidArgument(f'"{database}" is a directory; name a file in it')
     if not database.parent.is_dir():

@@ -27,7 +27,8 @@ __all__ = ["check_file", "contents", "held", "made_like", "put_aside"]
 
 
 def check_file(path: Path) -> None:
-    """Raise InvalidArgument for what is no DuckDB file that this user may read."""
+    """Raise InvalidArgument for what is no DuckDB file that this user may read, Unavailable for what is served here."""
+    check_unserved(path)  # before it is opened, for to close it would unlock it
     if not path.is_file():
         raise InvalidArgument(f'"{path}" is a directory' if path.is_dir() else f'there is no file "{path}"')
     try:
