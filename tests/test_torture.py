@@ -183,7 +183,7 @@ class Saboteur(Epoch):
         super()._kill_server(scene)
 
     def _end(self) -> None:
-        self._spare.process.kill()
+        self._servers.close()
         super()._end()
 
 

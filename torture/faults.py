@@ -17,7 +17,7 @@ from .checker import KINDS
 from .fsync import Fsync
 from .journal import Ledger
 from .plan import OF_FSYNC, Fault
-from .processes import Process, Server
+from .processes import Client, Server
 from .proxy import Proxy
 
 __all__ = ["THROUGH_PROXY", "Harm", "Scene", "inflict"]
@@ -36,7 +36,7 @@ class Scene:
     server: Server
     proxy: Proxy
     fsync: Fsync | None
-    clients: dict[str, Process]
+    clients: dict[str, Client]
     ledgers: Mapping[str, Ledger]
     start_client: Callable[[str], None]
 
@@ -124,7 +124,7 @@ class _StopClient(Harm):
         self._stopped = self._client.stop()
 
     def hurt(self) -> bool:
-        return self._stopped and self._client.process.poll() is None
+        return self._stopped and self._client.status is None
 
     def heal(self) -> None:
         self._client.signal(signal.SIGCONT)
@@ -184,7 +184,7 @@ class _DiskFull(Harm):
         for ledger in self.scene.ledgers.values():
             ledger.follow()
         self._before = {kind: len(ledger.told) for kind, ledger in self.scene.ledgers.items()}
-        self.scene.server.fill_disk(int(50_000 * self.fault.size))
+        self.scene.server.fill_disk(int(20_000 * self.fault.size))
 
     def hurt(self) -> bool:
         for kind, ledger in self.scene.ledgers.items():

@@ -18,7 +18,7 @@ from .checker import KINDS, NAMED, TABLES, Checker, Violation
 from .faults import THROUGH_PROXY, Harm, Scene, inflict
 from .fsync import Fsync
 from .plan import FAULTS, Round
-from .processes import Process, Server, start_client
+from .processes import Client, Server, Servers
 from .proxy import Proxy
 from .tally import Tally
 from .workload import FOUND, READER, settle
@@ -45,10 +45,11 @@ class Epoch:
         self._tally = tally
         self._kinds = tuple(kinds)
         self._checker = Checker(directory)
-        self._spare = self._spare_server()
-        self._start_server(0)
+        more = {} if self._fsync is None else self._fsync.environment
+        self._servers = Servers(self._database, directory / "server.log", **more)
+        self._server = self._start_server(0)
         self._proxy = Proxy(self._server.port)
-        self._clients: dict[str, Process] = {}
+        self._clients: dict[str, Client] = {}
         self._judged = dict.fromkeys(KINDS, 0)  # errors of each client that were compared with the faults
         self._found = 0  # violations that clients noted and that were taken over
         self._explained: list[frozenset[str]] = []  # codes that the faults of the last two rounds explain
@@ -75,27 +76,21 @@ class Epoch:
             for client in self._clients.values():
                 client.kill()
             self._server.kill()
-            self._spare.kill()
+            self._servers.close()
             self._proxy.close()
             self._take_found()
             self._count()
             if self._fsync is not None:
                 self._fsync.close()
 
-    def _spare_server(self) -> Server:
-        more = {} if self._fsync is None else self._fsync.environment
-        return Server(self._directory / "server.log", **more)
-
-    def _start_server(self, port: int) -> None:
-        """Have the spare server serve, and start another one."""
+    def _start_server(self, port: int) -> Server:
         if self._fsync is not None:
             self._fsync.order(0)
-        self._server, self._spare = self._spare, self._spare_server()
-        self._server.serve(self._database, port)
+        return self._servers.start(port)
 
     def _start_client(self, kind: str) -> None:
         url = self._proxy.url if kind in THROUGH_PROXY else self._server.url
-        self._clients[kind] = start_client(kind, url, self._server.port, self._directory)
+        self._clients[kind] = Client(kind, url, self._server.port, self._directory)
 
     def _wait_for_clients(self) -> None:
         """Wait until everybody writes: a fault before that hurts nobody."""
@@ -120,7 +115,7 @@ class Epoch:
         finally:
             for harm in harms:
                 harm.heal()
-        self._start_server(self._server.port)
+        self._server = self._start_server(self._server.port)
         self._opened()
         self._check()
         self._judge_codes(frozenset().union(*(FAULTS[harm.kind].codes for harm in harms)))
@@ -187,8 +182,8 @@ class Epoch:
 
     def _look_after_clients(self) -> None:
         for kind, client in list(self._clients.items()):
-            if client.process.poll() is not None:
-                self._violation("client", f"{kind} ended with {client.process.returncode}; see {kind}.log")
+            if client.status is not None:
+                self._violation("client", f"{kind} ended with {client.status}; see {kind}.log")
                 self._start_client(kind)
         for kind in self._kinds:
             still = time.monotonic() - self._checker.ledgers[kind].changed_at
@@ -201,11 +196,11 @@ class Epoch:
             settle(kind, self._server.url, self._directory)
         self._tally.violations += self._checker.left()
         self._server.signal(signal.SIGTERM)
-        status = self._server.process.wait(ANSWER_SECONDS * 2)
+        status = self._server.wait(ANSWER_SECONDS * 2)
         if status != 0:
             self._violation("server", f"exit status {status} after SIGTERM")
         self._server.kill()
-        self._start_server(self._server.port)
+        self._server = self._start_server(self._server.port)
         self._check()
 
     def _violation(self, kind: str, text: str) -> None:

@@ -37,7 +37,7 @@ FAULTS = {
     "half-close": Kind("the server is told that nothing more comes", "it hung up; clients failed or connected anew"),
     "disk full": Kind("RLIMIT_FSIZE a little above the file and its WAL", "a write failed for it"),
     "slow fsync": Kind("each waits 20 to 200 ms", "fsyncs took that long", _LATE),
-    "failing fsync": Kind("each fails with EIO", "DuckDB gave up, the database was opened again"),
+    "failing fsync": Kind("each fails with EIO", "DuckDB gave up, the database was opened again", _LATE),
 }
 OF_FSYNC = frozenset({"slow fsync", "failing fsync"})
 """Those that need the preloaded library."""

@@ -12,7 +12,8 @@ import json
 import socket
 import sys
 import time
-from collections.abc import Callable
+from array import array
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -37,13 +38,20 @@ TABLES_KEPT = 5
 
 def rows_of(kind: str, write: int, rows: int) -> pa.Table:
     """Return a write: every row names it, and how many there must be."""
+    ends = pa.py_buffer(array("i", range(0, (rows + 1) * len(kind), len(kind))))
     columns = [
-        pa.array([kind] * rows),
-        pa.array([write] * rows, pa.int64()),
-        pa.array(range(rows), pa.int32()),
-        pa.array([rows] * rows, pa.int32()),
+        pa.Array.from_buffers(pa.string(), rows, [None, ends, pa.py_buffer(kind.encode() * rows)]),
+        numbers(pa.int64(), [write] * rows),
+        numbers(pa.int32(), range(rows)),
+        numbers(pa.int32(), [rows] * rows),
     ]
-    return pa.table(columns, schema=SCHEMA)
+    return pa.Table.from_arrays(columns, schema=SCHEMA)
+
+
+def numbers(kind: pa.DataType, values: Sequence[int]) -> pa.Array:
+    """Return an array. `pa.array` imports pandas, where there is one: that took most of a client's start."""
+    packed = array("i" if kind == pa.int32() else "q", values)
+    return pa.Array.from_buffers(kind, len(values), [None, pa.py_buffer(packed)])
 
 
 class Told:
@@ -105,7 +113,8 @@ def pair(client: Any, journal: Journal, write: int) -> int:
 def upsert(client: Any, journal: Journal, write: int) -> int:
     """Several keys set to one value together."""
     journal.sending(write, LATEST_KEYS)
-    rows = pa.table({"k": pa.array(range(LATEST_KEYS), pa.int32()), "v": pa.array([write] * LATEST_KEYS, pa.int64())})
+    keys = numbers(pa.int32(), range(LATEST_KEYS))
+    rows = pa.Table.from_arrays([keys, numbers(pa.int64(), [write] * LATEST_KEYS)], names=["k", "v"])
     with Told(journal, write):
         client.ingest("latest", rows, mode="upsert", key=["k"])
     return write + 1
