@@ -183,7 +183,7 @@ class Saboteur(Epoch):
         super()._kill_server(scene)
 
     def _end(self) -> None:
-        self._servers.close()
+        self._servers._process.kill()
         super()._end()
 
 
