@@ -7,6 +7,8 @@ database or a port: a fork would copy their locks.
 
 from __future__ import annotations
 
+import contextlib
+import importlib
 import json
 import os
 import sys
@@ -17,6 +19,9 @@ from ducktower.cli import run
 
 def main() -> None:
     """Serve one after the other until nobody asks any more."""
+    for name in ("pandas", "polars"):  # DuckDB imports them, where they are, for the first rows that it is given
+        with contextlib.suppress(ImportError):
+            importlib.import_module(name)
     for line in sys.stdin:
         pid = os.fork()
         if pid == 0:
