@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -216,3 +218,17 @@ class TestEndings:
         with duckdb.connect(str(database)) as opened:
             assert opened.execute("SELECT count(*) < 40 FROM _ducktower.ledger").fetchall() == [(True,)]
             assert opened.execute("SELECT count(*) FROM t").fetchall() == [(100,)]
+
+
+def test_the_ledgers_rows() -> None:
+    """Rows of the ledger become columns as they are, names of any letters among them, and pandas is not imported."""
+    program = """
+import sys
+from ducktower.engine.ledger import Ledger
+lines = [("", "a", 1, -(2**63), 0, 2**63 - 1, 3, 4), ("Öl", "名前", 2, 5, 6, 7, 8, 9)]
+batch = Ledger.batch(lines)
+batch.validate(full=True)
+print([tuple(row.values()) for row in batch.to_pylist()] == lines, "pandas" in sys.modules)
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60)
+    assert done.stdout == "True False\n", done.stderr
