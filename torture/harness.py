@@ -9,7 +9,7 @@ import contextlib
 import json
 import signal
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import ducktower
@@ -56,15 +56,15 @@ class Epoch:
         with ducktower.connect(self._server.url) as client:
             client.execute(";".join(TABLES))
 
-    def run(self, rounds: Iterator[Round], deadline: float, most: int) -> None:
-        """Run up to `most` rounds until the deadline (of time.monotonic) or the first violation."""
+    def run(self, rounds: Iterator[Round], over: Callable[[], bool], most: int) -> None:
+        """Run up to `most` rounds until it is over or there is a violation."""
         try:
             for kind in (*self._kinds, READER):
                 self._start_client(kind)
             self._wait_for_clients()
             for _, one in zip(range(most), rounds, strict=False):
                 self._round(one)
-                if self._tally.violations or time.monotonic() > deadline:
+                if self._tally.violations or over():
                     break
             for client in self._clients.values():
                 client.kill()

@@ -73,13 +73,13 @@ def table(tally: Tally, *, library: bool) -> str:
     return "\n".join(lines) + "\n"
 
 
-def page(tally: Tally, *, library: bool, seconds: float, seed: int, directory: Path) -> str:
+def page(tally: Tally, *, library: bool, about: str, directory: Path) -> str:
     """Return docs/torture.md."""
     machine = describe(directory)
     versions = machine["versions"]
     assert isinstance(versions, dict)
     about = (
-        f"{datetime.now(UTC):%Y-%m-%d}, {seconds:.0f} s, seed {seed}: {machine['cpu']}, {machine['cores']} cores, "
+        f"{datetime.now(UTC):%Y-%m-%d}, {about}: {machine['cpu']}, {machine['cores']} cores, "
         f"{machine['memory_gb']} GB, {machine['system']}, {machine['filesystem']}; "
         + ", ".join(f"{name} {version}" for name, version in versions.items())
         + "."
