@@ -35,7 +35,7 @@ def noted(trail: Trail) -> tuple[list[str], list[str], int | None]:
     ("sql", "kinds", "tables", "changed"),
     [
         ("INSERT INTO t VALUES (1, 'hush')", ["INSERT"], ["t"], 1),
-        ("INSERT INTO main.t SELECT 2, 'hush' FROM w", ["INSERT"], ["main.t", "w"], 0),
+        ("INSERT INTO main.t SELECT 2, 'hush' FROM w", ["INSERT"], ["main.t", "t", "w"], 0),
         ("UPDATE t SET v = 'hush' WHERE i IN (FROM k)", ["UPDATE"], ["k", "t"], 0),
         ("DELETE FROM t USING k WHERE t.i = k.i", ["DELETE"], ["k", "t"], 0),
         ("WITH x AS (FROM k) SELECT * FROM x, t", ["SELECT"], ["k", "t"], 0),
@@ -68,13 +68,18 @@ def test_statements(engine: Engine, sql: str, kinds: list[str], tables: list[str
 
 
 def test_reads(engine: Engine) -> None:
-    """A result that is there at once is counted, one that streams is not."""
+    """A result that is there at once is counted, one that streams as far as it was read."""
     trail = Trail()
     engine.read("SELECT * FROM range(3), t", None, Caller(trail=trail)).close()
     assert noted(trail) == (["SELECT"], ["t"], 0)
     trail = Trail()
     engine.read("SELECT * FROM range(10000000)", None, Caller(trail=trail)).close()
-    assert noted(trail) == (["SELECT"], [], None)
+    assert noted(trail) == (["SELECT"], [], 0)
+    assert not trail.complete
+    trail = Trail()
+    assert engine.read("SELECT * FROM range(10000000)", None, Caller(trail=trail)).read_all().num_rows == 10_000_000
+    assert noted(trail) == (["SELECT"], [], 10_000_000)
+    assert trail.complete
 
 
 def test_rows_that_come(engine: Engine) -> None:

@@ -1,6 +1,6 @@
 """The engine: owns one DuckDB database and knows nothing of Flight."""
 
-from .access import LOCAL, Principal, Role, Trail
+from .access import LOCAL, Principal, Role
 from .appending import Appending
 from .calls import Caller
 from .checks import Check
@@ -11,6 +11,7 @@ from .prepared import Prepared
 from .session import Session
 from .session_loads import Ingest
 from .sessions import Sessions
+from .trail import Trail
 from .words import Executed, Receipt, Target
 
 __all__ = [

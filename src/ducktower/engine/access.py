@@ -1,4 +1,4 @@
-"""Who calls, in which role, and what a call leaves for the audit log.
+"""Who calls, and in which role.
 
 Owns the three roles, in their order, and the error for what a role may not do. Must never know statements, tables or
 the wire: `guard` decides about statements, `patterns` about tables.
@@ -6,12 +6,12 @@ the wire: `guard` decides about statements, `patterns` about tables.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Literal, get_args
 
 from ..errors import Forbidden, InvalidArgument
 
-__all__ = ["LOCAL", "ROLES", "Principal", "Role", "Trail"]
+__all__ = ["LOCAL", "ROLES", "Principal", "Role"]
 
 Role = Literal["reader", "writer", "owner"]
 ROLES: tuple[Role, ...] = get_args(Role)
@@ -58,13 +58,3 @@ class Principal:
 
 LOCAL = Principal()
 """Who calls within this process, and everybody on a server that is open on purpose."""
-
-
-@dataclass(slots=True)
-class Trail:
-    """What one call did, for the audit log: never a value, never a text of SQL. Written by the call's own thread."""
-
-    statements: list[str] = field(default_factory=list)
-    """Kinds as DuckDB names them: SELECT, INSERT; "INGEST append" for rows."""
-    tables: list[str] = field(default_factory=list)
-    rows: int | None = None

@@ -11,10 +11,10 @@ from typing import Any
 from ..arrow_types import plain_schema
 from ..config import EngineConfig
 from ..errors import InvalidArgument, LimitExceeded
-from .access import Trail
 from .commit_queue import CommitQueue
 from .ledger import fingerprint
 from .shares import Share
+from .trail import Trail
 from .trails import counted
 from .words import Claim, Outcome, PlanKey, Target, Write
 from .writers import Term

@@ -16,7 +16,8 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from ..errors import Cancelled, DucktowerError, Overloaded, TimedOut, Unauthenticated, Unavailable
-from .access import LOCAL, Principal, Trail
+from .access import LOCAL, Principal
+from .trail import Trail
 
 __all__ = ["Call", "Caller", "Calls"]
 

@@ -16,12 +16,14 @@ import pyarrow as pa
 from ..config import EngineConfig
 from ..errors import Forbidden, TableNotFound
 from . import statements
-from .access import LOCAL, Principal, Role, Trail
+from .access import LOCAL, Principal, Role
 from .calls import Caller
 from .database import SESSION_SETTINGS
+from .definitions import Definitions
 from .ledger import SCHEMA
 from .sandbox import Sandbox
 from .sight import Sight, seen_of, sees, unseen
+from .trail import Trail
 from .trails import note_script
 from .words import Mode, Target
 
@@ -88,6 +90,7 @@ class Guard:
         self._catalog = catalog
         self._sandbox = Sandbox(config)
         self._sight = Sight()
+        self._definitions = Definitions()
 
     def parsed(
         self, cursor: Any, sql: str, principal: Principal, trail: Trail | None = None, *, in_transaction: bool = False
@@ -95,7 +98,7 @@ class Guard:
         """Do what `statements.parsed` does, and raise Forbidden for what the principal may not run."""
         found = statements.parsed(cursor, sql, self._bytes_max)
         if trail is not None:
-            note_script(trail, cursor, found)
+            note_script(trail, cursor, found, self._definitions, anew=in_transaction)
         self.admit(cursor, found, principal, in_transaction=in_transaction)
         return found
 
@@ -103,7 +106,7 @@ class Guard:
         """Do what `statements.script` does, and raise Forbidden for what the principal may not run."""
         found = statements.script(cursor, sql, self._bytes_max)
         if trail is not None:
-            note_script(trail, cursor, found)
+            note_script(trail, cursor, found, self._definitions)
         self.admit(cursor, found, principal)
         return found
 
@@ -155,6 +158,11 @@ class Guard:
     def forget(self) -> None:
         """Say that tables or macros were made, dropped or altered."""
         self._sight.forget()
+        self._definitions.forget()
+
+    def note(self, cursor: Any, script: Sequence[Any], trail: Trail, *, in_transaction: bool) -> None:
+        """Write down what statements that were parsed before are about."""
+        note_script(trail, cursor, script, self._definitions, anew=in_transaction)
 
     @staticmethod
     def admit_rows(principal: Principal, schema: str, table: str, mode: Mode) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 
 from . import statements
 
-__all__ = ["folded", "nodes", "of_select", "of_statement", "tables"]
+__all__ = ["calls", "folded", "nodes", "of_select", "of_statement", "tables"]
 
 _WITHIN = frozenset({"INSERT", "UPDATE", "DELETE", "COPY"})
 
@@ -53,6 +53,29 @@ def nodes(tree: Any) -> Iterator[dict[str, Any]]:
         yield tree
         for one in tree.values():
             yield from nodes(one)
+
+
+def calls(tree: Any) -> Iterator[tuple[str, list[str] | None]]:
+    """Yield the functions that a statement calls, each with its arguments where they are texts that are written out."""
+    for node in nodes(tree):
+        if node.get("class") == "FUNCTION":
+            yield folded(str(node.get("function_name"))), _texts(node["arguments"])
+
+
+def _texts(arguments: list[Any]) -> list[str] | None:
+    """Return texts, those in a list among them; None when something else is there, too."""
+    found: list[str] = []
+    for one in arguments:
+        value = one.get("expression", {})
+        inner: list[str] | None = None
+        if value.get("function_name") == "list_value":
+            inner = _texts(value["arguments"])
+        elif value.get("literal", {}).get("kind") == "STRING":
+            inner = [value["literal"]["text"]]
+        if inner is None:
+            return None
+        found += inner
+    return found
 
 
 def tables(tree: Any) -> set[str]:

@@ -51,6 +51,7 @@ def stream(
     types = relation.types
     relation = carried(relation, types)
     rows, exact = batch_rows(types, config.batch_bytes_max)
+    trail = call.caller.trail
 
     def error_text(raw: str) -> str:
         return coded_text(translate_text(raw, call))
@@ -68,8 +69,11 @@ def stream(
         at_work=at_work,
         whole_bytes_max=whole_bytes_max,
         total_bytes_max=config.result_bytes_max,
+        on_end=None if trail is None else trail.ended,
     )
     if streamed.rows < 0:  # else it was taken whole
+        if trail is not None:
+            trail.begins()
         cache.begin()
         streams = call.in_wire = True
     return streamed

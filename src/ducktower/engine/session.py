@@ -30,7 +30,7 @@ from .session_parts import Parts
 from .session_runs import Ran, Runs
 from .session_turns import Turns
 from .statements import is_query, keeps_state
-from .trails import add_rows, note_rows, note_script
+from .trails import add_rows, note_rows
 from .words import Target
 
 __all__ = ["Session"]
@@ -184,7 +184,7 @@ class Session:
         if principal.role != "owner" or trail is not None:
             with self._judging("", caller) as (cursor, in_transaction):
                 if trail is not None:
-                    note_script(trail, cursor, script)
+                    self._parts.guard.note(cursor, script, trail, in_transaction=in_transaction)
                 self._parts.guard.admit(cursor, script, principal, in_transaction=in_transaction)
         return self._run(script, text, parameters, caller)
 

@@ -18,6 +18,7 @@ from ..errors import Forbidden, TableNotFound
 from . import parse_tree, statements
 from .access import Principal
 from .parse_tree import folded
+from .view_text import body_of
 
 __all__ = ["Sight", "seen_of", "sees", "unseen"]
 
@@ -65,11 +66,6 @@ SELECT schema_name, view_name, sql FROM duckdb_views() WHERE database_name = $ca
     AND lower(schema_name) = lower($schema) AND lower(view_name) = lower($table) AND NOT temporary
 """
 
-_NAME = r'(?:"(?:[^"]|"")+"|[^\s".(),;]+)'
-_VIEW = re.compile(
-    rf"CREATE VIEW (?:{_NAME}\.){{0,2}}{_NAME}\s*(?:\(\s*{_NAME}(?:\s*,\s*{_NAME})*\s*\))? AS (?P<body>.*?);?\s*",
-    re.DOTALL,
-)
 _DEPTH_MAX = 64
 
 
@@ -284,11 +280,11 @@ class _Walk:
         return [view for in_schema, name, view in named if (folded(in_schema), folded(name)) == wanted]
 
     def _view(self, sql: str, schema: str) -> None:
-        body = _VIEW.fullmatch(sql)
+        body = body_of(sql)
         if body is None or self._depth >= _DEPTH_MAX:
             raise Forbidden("this token is limited to some tables: what a view touches cannot be told")
         self._depth += 1
-        self.tree(parse_tree.of_select(self._cursor, body["body"]), schema)
+        self.tree(parse_tree.of_select(self._cursor, body), schema)
         self._depth -= 1
 
     @staticmethod

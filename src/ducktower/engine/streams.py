@@ -6,6 +6,7 @@ replaced here, for one stream at a time, by functions that delegate to the origi
 - `get_next` returns the batches that were read ahead, and then puts the original back, so that every further
   batch is fetched without Python; where batches may be too large for the wire it stays, reads the size off each
   batch's own struct, and only one that is too large becomes a Python object, to be cut;
+- where the rows are to be counted it stays as well, and reads their number off each batch's struct;
 - `get_last_error` is called only when the stream failed, and gives its text our error code;
 - `release` is called exactly once, on every path (end, error, cancel, client gone), and gives the lease back.
 
@@ -75,6 +76,10 @@ _capsule_pointer.restype = ctypes.c_void_p
 _capsule_pointer.argtypes = [ctypes.py_object, ctypes.c_char_p]
 
 
+OnEnd = Callable[[int, str | None, bool], None]
+"""Told how many rows were handed out, the text of the failure if there was one, and whether the end was reached."""
+
+
 @dataclass(frozen=True, slots=True)
 class _Bound:
     """How large a stream's batches may be."""
@@ -108,6 +113,11 @@ class _Changed:
     refusal: str | None = None
     at_work: Callable[..., None] | None = None
     """Told when the original begins to make a batch, and when it is done, as long as sizes are looked at."""
+    on_end: OnEnd | None = None
+    """Called once at the release; where there is one, rows are counted."""
+    rows: int = 0
+    complete: bool = False
+    failure: str | None = None
     text: Any = None  # keeps the last error's bytes alive for the consumer
 
 
@@ -120,25 +130,30 @@ def _next(stream: Any, out: int) -> int:
     """Hand out what was read ahead, then either leave the stream to the original or go on looking at sizes."""
     try:
         changed = _open[stream.contents.private_data]
-        if not changed.ahead and changed.bound is not None:
+        looks = changed.bound is not None or changed.on_end is not None
+        if not changed.ahead and looks:
             failed = _original(changed, stream, out)
             if failed:
                 return failed
-            try:
-                cut = _cut(changed, changed.bound, out)
-            except LimitExceeded as error:
-                changed.ahead.clear()
-                changed.refusal = coded_text(error)
-                return errno.EFBIG
-            if changed.left is not None and _is_too_much(changed, changed.bound, out, cut=cut):
-                return errno.EFBIG
+            bound, cut = changed.bound, False
+            if bound is not None:
+                try:
+                    cut = _cut(changed, bound, out)
+                except LimitExceeded as error:
+                    changed.ahead.clear()
+                    changed.refusal = coded_text(error)
+                    return errno.EFBIG
+                if changed.left is not None and _is_too_much(changed, bound, out, cut=cut):
+                    return errno.EFBIG
             if not cut:
+                _count(changed, out)
                 return 0
         _, capsule = changed.ahead.popleft().__arrow_c_array__()
         address = _capsule_pointer(capsule, b"arrow_array")
         ctypes.memmove(out, address, ctypes.sizeof(_Array))
         _Array.from_address(address).release = None  # moved: the capsule must not free it
-        if not changed.ahead and changed.bound is None:
+        _count(changed, out)
+        if not changed.ahead and not looks:
             stream.contents.get_next = changed.get_next
     except Exception:
         log.exception("cannot hand on a batch")
@@ -155,6 +170,15 @@ def _original(changed: _Changed, stream: Any, out: int) -> int:
         return int(_GetNext(changed.get_next)(stream, out))
     finally:
         changed.at_work(working=False)
+
+
+def _count(changed: _Changed, out: int) -> None:
+    """Count the rows of the batch at `out`, or see that it is the end."""
+    batch = _Array.from_address(out)
+    if batch.release is None:
+        changed.complete = True
+    else:
+        changed.rows += batch.length
 
 
 def _cut(changed: _Changed, bound: _Bound, out: int) -> bool:
@@ -189,14 +213,14 @@ def _is_too_much(changed: _Changed, bound: _Bound, out: int, *, cut: bool) -> bo
 
 def _last_error(stream: Any) -> int | None:
     changed = _open[stream.contents.private_data]
-    if changed.refusal is not None:
-        changed.text = ctypes.create_string_buffer(changed.refusal.encode())
-        return ctypes.addressof(changed.text)
-    raw = _GetLastError(changed.get_last_error)(stream)
-    text = ctypes.string_at(raw).decode(errors="replace") if raw else ""
-    if changed.error_text is not None:
-        with contextlib.suppress(Exception):
-            text = changed.error_text(text)
+    text = changed.refusal
+    if text is None:
+        raw = _GetLastError(changed.get_last_error)(stream)
+        text = ctypes.string_at(raw).decode(errors="replace") if raw else ""
+        if changed.error_text is not None:
+            with contextlib.suppress(Exception):
+                text = changed.error_text(text)
+    changed.failure = text
     changed.text = ctypes.create_string_buffer(text.encode())
     return ctypes.addressof(changed.text)
 
@@ -206,6 +230,8 @@ def _released(stream: Any) -> None:
     stream.contents.release = changed.release
     _Release(changed.release)(stream)
     try:
+        if changed.on_end is not None:
+            changed.on_end(changed.rows, changed.failure, changed.complete)
         changed.on_release()
     except Exception:
         log.exception("cannot clean up after a stream")
@@ -256,6 +282,7 @@ def chained(
     at_work: Callable[..., None] | None = None,
     total_bytes_max: int | None = None,
     on_limit: Callable[[], str] | None = None,
+    on_end: OnEnd | None = None,
 ) -> Any:
     """Return a native `pyarrow.RecordBatchReader` of the batches `ahead`, then of what `reader` still holds.
 
@@ -264,7 +291,8 @@ def chained(
 
     `on_release` is called once when the returned reader is freed, by the thread that frees it. `error_text`
     maps the text of a failure within the stream to the text that the consumer reports. `at_work` is told when `reader`
-    begins to make a batch and when it is done, where batches are looked at.
+    begins to make a batch and when it is done, where batches are looked at. With
+    `on_end` rows are counted.
     """
     schema = reader.schema
     bound = None
@@ -278,8 +306,9 @@ def chained(
         left=left,
         on_limit=on_limit,
         at_work=at_work,
+        on_end=on_end,
     )
-    if ahead or bound is not None:
+    if ahead or bound is not None or on_end is not None:
         stream.get_next = _address(_next_c)
     stream.get_last_error = _address(_last_error_c)
     stream.release = _address(_released_c)
@@ -324,6 +353,7 @@ def bounded(
     at_work: Callable[..., None] | None = None,
     whole_bytes_max: int = 0,
     total_bytes_max: int | None = None,
+    on_end: OnEnd | None = None,
 ) -> Streamed:
     """Return what `reader` holds as a stream fit for the wire; its first batch is computed before this returns.
 
@@ -334,6 +364,7 @@ def bounded(
       `batch_bytes_max` is cut: how wide its rows are is not known before they are there. Then one past the limit for
       `rows` fails the result.
     - With `total_bytes_max` the bytes of all are counted; past it the result fails with LIMIT_EXCEEDED.
+    - With `on_end` the rows are counted, of a result that is not taken whole: it is told at the stream's end.
     """
     schema = reader.schema
     ahead: list[Any] = []
@@ -369,5 +400,6 @@ def bounded(
         at_work=at_work,
         total_bytes_max=total_bytes_max,
         on_limit=None if total_bytes_max is None else lambda: coded_text(_too_large(total_bytes_max)),
+        on_end=on_end,
     )
     return Streamed(chain, -1, nbytes)

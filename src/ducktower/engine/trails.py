@@ -12,19 +12,22 @@ from typing import Any
 import duckdb
 
 from . import parse_tree, statements
-from .access import Trail
+from .definitions import Definitions
+from .trail import Trail
 from .words import Divided, Outcome, Receipt, Target
 
 __all__ = ["add_rows", "counted", "note_rows", "note_script"]
 
 
-def note_script(trail: Trail, cursor: Any, script: Sequence[Any]) -> None:
-    """Write down what kinds of statements these are, and which tables they name."""
+def note_script(
+    trail: Trail, cursor: Any, script: Sequence[Any], definitions: Definitions, *, anew: bool = False
+) -> None:
+    """Write down what kinds of statements these are, and which tables they name and reach through views."""
     for statement in script:
         kind = statements.kind_of(statement) or "OTHER"
         trail.statements.append(kind)
         tree = parse_tree.of_statement(cursor, statement)
-        named = _named(cursor, statement) if tree is None else parse_tree.tables(tree)
+        named = _named(cursor, statement) if tree is None else definitions.tables(cursor, tree, anew=anew)
         trail.tables.extend(name for name in sorted(named) if name not in trail.tables)
 
 
@@ -35,9 +38,9 @@ def note_rows(trail: Trail, target: Target) -> None:
 
 
 def add_rows(trail: Trail | None, rows: int) -> None:
-    """Add rows that were stored or returned; a count below 0 is none."""
-    if trail is not None and rows >= 0:
-        trail.rows = (trail.rows or 0) + rows
+    """Add rows that were stored or returned, where a trail is wanted; a count below 0 is none."""
+    if trail is not None:
+        trail.add(rows)
 
 
 def counted(trail: Trail, done: Callable[[Outcome], None]) -> Callable[[Outcome], None]:

@@ -174,7 +174,7 @@ class Listener(flight.FlightServerBase):
             if entered is not None:
                 self._admission.leave(entered)
             if self._audit is not None and entry is not None:
-                self._audit.write(entry)
+                self._audit.answered(entry)
 
     @staticmethod
     def _told(error: Exception, context: Any, visit: Visit | None) -> DucktowerError:

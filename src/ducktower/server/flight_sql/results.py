@@ -59,6 +59,8 @@ class Listening:
         """Listen to another call from now on, or to none."""
         with self._lock:
             self._caller = caller
+        if self._trail is not None and caller is not None:
+            self._trail.sent_by(caller.trail)
 
     def cancel(self) -> None:
         """Have whatever runs for this result ended."""
