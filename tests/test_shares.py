@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from ducktower.config import EngineConfig
 from ducktower.engine import LOCAL, Caller, Ingest, Principal, Receipt, Target
 from ducktower.engine.commit_queue import CommitQueue
 from ducktower.engine.shares import Shares
+from ducktower.engine.uploads import Arriving
 from ducktower.engine.words import Outcome, PlanKey, Write
 from support.engines import batches, opened, rows
 from support.waiting import until
@@ -176,3 +178,50 @@ def test_the_commit_queue() -> None:
     assert len(done) == 19
     greedy: Any = shares.of(GREEDY.principal)
     assert (greedy.waiting, greedy.waiting_bytes) == (0, 0)
+
+
+def test_what_arrives() -> None:
+    """Bytes of small writes on their way into the queue are bounded, of all and of one; one alone is let in."""
+    arriving = Arriving(EngineConfig(arriving_bytes_max=100, principal_arriving_bytes_max=60))
+    arriving.add("greedy", 70)
+    with pytest.raises(ducktower.Overloaded, match='"greedy" of 70 bytes'):
+        arriving.add("greedy", 1)
+    arriving.add("modest", 20)
+    with pytest.raises(ducktower.Overloaded, match="90 bytes arrive already") as refusal:
+        arriving.add("", 20)
+    assert refusal.value.retryable
+    arriving.take_away("greedy", 70)
+    arriving.add("", 80)  # nobody in particular: only the limit of all applies
+    for name, nbytes in (("", 80), ("modest", 20)):
+        arriving.take_away(name, nbytes)
+    assert (arriving._all, arriving._of_one) == (0, {})
+
+
+def test_uploads_and_streams_count_what_arrives(database: Path) -> None:
+    """Half an upload counts, until it is in the queue, refused or over; another one's goes on meanwhile."""
+    with opened(database, principal_arriving_bytes_max=1_000) as engine:
+        engine.execute("CREATE TABLE t (i BIGINT)")
+        batch = pa.record_batch({"i": range(100)})
+        half, rest = threading.Event(), threading.Event()
+
+        def slowly() -> Iterator[pa.RecordBatch]:
+            yield batch
+            half.set()
+            assert rest.wait(30)
+
+        def store(caller: Caller, rows: Iterable[pa.RecordBatch]) -> Receipt:
+            return engine.put(Target("t"), pa.RecordBatchReader.from_batches(SCHEMA, rows), caller)
+
+        with ThreadPoolExecutor(1) as pool:
+            slow = pool.submit(store, GREEDY, slowly())
+            assert half.wait(30)
+            with pytest.raises(ducktower.Overloaded, match='"greedy" of 800 bytes'):
+                store(GREEDY, [batch])
+            with pytest.raises(ducktower.Overloaded):
+                engine.appending(Target("t"), SCHEMA, GREEDY).submit(batch, lambda _: None)
+            assert store(MODEST, [batch]).rows == 100
+            rest.set()
+            assert slow.result(30).rows == 100
+        for _ in range(3):
+            assert store(GREEDY, [batch]).rows == 100
+        assert engine._arriving._of_one == {}

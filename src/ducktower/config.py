@@ -152,6 +152,10 @@ class EngineConfig(_Checked):
     """What of one principal waits for its commit; past it a write waits or is refused as if the queue were full."""
     principal_query_timeout_seconds: float | None = None
     """Longest run of one statement of a principal, where that is shorter than `query_timeout_seconds`."""
+    arriving_bytes_max: int = 512 * MIB
+    """Bytes of small writes that are in memory and not in the queue yet: being collected, or waiting for room in it."""
+    principal_arriving_bytes_max: int = 256 * MIB
+    """The same of one principal; past either a write is refused with OVERLOADED. One alone is let in."""
     result_bytes_max: int | None = None
     """Largest result of one call, in Arrow bytes; past it the stream ends with LIMIT_EXCEEDED. None is no limit."""
     upload_bytes_max: int | None = None
@@ -200,8 +204,13 @@ class ServerConfig(_Checked):
     """How often the token file is looked at, and tokens for being over."""
     login_pause_seconds: float = 1.0
     """Longest wait for the refusal of a login, from an address from which many failed."""
-    logins_waiting_max: int = 32
-    """Refusals that wait at once, each with a thread; past it they come at once."""
+    logins_waiting_max: int = 1024
+    """Refusals that wait at once, each with a thread that sleeps; past it they come at once."""
+    stranger_bytes_max: int = 32 * MIB
+    """Bytes that a connection may bring before somebody with a good token calls on it; past it the connection is cut.
+    A request is received as a whole before anybody can be asked who sends it. Seen on Linux alone."""
+    all_strangers_bytes_max: int = 256 * MIB
+    """The same of all such connections together; past it those that brought most are cut."""
     health_port: int | None = None
     """Port of the HTTP health checks; 0 picks a free one, None offers none."""
     health_host: str = "127.0.0.1"

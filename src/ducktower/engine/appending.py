@@ -16,6 +16,7 @@ from .ledger import fingerprint
 from .shares import Share
 from .trail import Trail
 from .trails import counted
+from .uploads import Arriving
 from .words import Claim, Outcome, PlanKey, Target, Write
 from .writers import Term
 
@@ -34,6 +35,7 @@ class Appending:
         config: EngineConfig,
         target: Target,
         schema: Any,
+        arriving: Arriving,
         share: Share | None = None,
         trail: Trail | None = None,
         term: Term | None = None,
@@ -46,7 +48,9 @@ class Appending:
         self._queue = queue
         self._config = config
         self._bytes_max = min(config.group_bytes_max, config.row_bytes_max)  # what is larger is looked at row by row
+        self._arriving = arriving
         self._share = share
+        self._name = "" if share is None else share.name
         self._trail = trail
         self._term = term
         self._schema = plain_schema(schema)
@@ -63,9 +67,9 @@ class Appending:
         them fails: then each is stored or refused by itself, and `done` gets Divided. `sequence` is the writer's, of
         the first of them; it counts where the stream has a writer.
 
-        Waits for room in the queue for at most `queue_wait_seconds`. Raises Overloaded when there was none,
-        LimitExceeded for a batch larger than a group, Unavailable when the server stops, InvalidArgument when
-        the writer was resumed elsewhere; `done` is not called then.
+        Waits for room in the queue for at most `queue_wait_seconds`. Raises Overloaded when there was none, or too
+        much arrives at once, LimitExceeded for a batch larger than a group, Unavailable when the server stops,
+        InvalidArgument when the writer was resumed elsewhere; `done` is not called then.
         """
         nbytes = max(batch.nbytes, batch.num_rows)  # columns of nulls have no bytes
         if nbytes > self._bytes_max:
@@ -79,12 +83,16 @@ class Appending:
         if self._trail is not None:
             done = counted(self._trail, done)
         write = Write(self._key, [batch], batch.num_rows, nbytes, done, parts, self._share)
-        if self._term is None:
-            self._queue.submit(write, wait_seconds=self._config.queue_wait_seconds)
-            return
-        write.claims = self._claims(self._term, batch, parts or (batch.num_rows,), sequence)
-        with self._term.held():
-            self._queue.submit(write, wait_seconds=self._config.queue_wait_seconds)
+        self._arriving.add(self._name, nbytes)
+        try:
+            if self._term is None:
+                self._queue.submit(write, wait_seconds=self._config.queue_wait_seconds)
+                return
+            write.claims = self._claims(self._term, batch, parts or (batch.num_rows,), sequence)
+            with self._term.held():
+                self._queue.submit(write, wait_seconds=self._config.queue_wait_seconds)
+        finally:
+            self._arriving.take_away(self._name, nbytes)
 
     def _claims(self, term: Term, batch: Any, parts: tuple[int, ...], sequence: int) -> tuple[Claim, ...]:
         if not 1 <= sequence <= 2**63 - len(parts):

@@ -59,7 +59,7 @@ from .shares import Share
 from .sight import seen_of
 from .sql_facts import SqlFacts, sql_facts
 from .trails import add_rows, note_rows
-from .uploads import UploadLimit
+from .uploads import Arriving, UploadLimit
 from .words import Claim, Executed, Outcome, PlanKey, Receipt, SlowWrite, Target, Write
 from .writers import Terms
 
@@ -89,6 +89,7 @@ class Engine:
         )
         self._disk = Disk(self.config, lambda: self._calls.end_kind("upload", "full"))
         self._queue = CommitQueue(self.config, self._committer.commit, self._disk.admit)
+        self._arriving = Arriving(self.config)
         self._cache = BlockCache(self._database, self.config)
         self._cursors = Cursors(self._database, self._calls, self._cache, self.config)
         self.backups = Backups(self.config, self._database, self._cursors, lambda: self.commit)
@@ -343,27 +344,15 @@ class Engine:
         schema = plain_schema(reader.schema)
         if schema != reader.schema.remove_metadata():
             reader = reader.cast(schema)
-        ahead: list[Any] = []
-        nbytes = 0
-        try:
-            for batch in reader:
-                caller.heard()
-                if not batch.num_rows:
-                    continue
-                ahead.append(batch)
-                nbytes += max(batch.nbytes, batch.num_rows)  # columns of nulls have no bytes
-                if nbytes > self._small_bytes_max:
-                    caller.taken()  # from here on `upload_timeout_seconds` counts
-                    if claim is not None:
-                        claim = claim._replace(fingerprint=fingerprint(target, schema, ahead))
-                    rows = limit.rows(itertools.chain(ahead, reader))
-                    with limit.told():
-                        return self._put_stream(target, schema, rows, caller, claim)
-            caller.taken()
-        except pa.ArrowException as error:
-            if caller.gone():
-                raise Cancelled("the client went away during its upload; nothing was stored") from error
-            raise translate(error) from error
+        with _receiving(caller):
+            ahead, nbytes = self._collected(reader, caller)
+            caller.taken()  # from here on `upload_timeout_seconds` counts
+            if nbytes > self._small_bytes_max:
+                if claim is not None:
+                    claim = claim._replace(fingerprint=fingerprint(target, schema, ahead))
+                rows = limit.rows(itertools.chain(ahead, reader))
+                with limit.told():
+                    return self._put_stream(target, schema, rows, caller, claim)
         if caller.gone():
             raise Cancelled("the client went away during its upload; nothing was stored")
         if caller.over():
@@ -372,6 +361,25 @@ class Engine:
         if claim is not None:
             claim = claim._replace(fingerprint=fingerprint(target, schema, batches))
         return self._put_small(target, schema, batches, nbytes, caller, claim)
+
+    def _collected(self, reader: Any, caller: Caller) -> tuple[list[Any], int]:
+        """Return the batches that came until the end, or until they are no small write; and their bytes."""
+        ahead: list[Any] = []
+        nbytes = 0
+        try:
+            for batch in reader:
+                caller.heard()
+                if not batch.num_rows:
+                    continue
+                self._arriving.add(caller.principal.name, batch.nbytes)
+                ahead.append(batch)
+                nbytes += max(batch.nbytes, batch.num_rows)  # columns of nulls have no bytes
+                if nbytes > self._small_bytes_max:
+                    break
+        finally:
+            if nbytes:
+                self._arriving.take_away(caller.principal.name, nbytes)
+        return ahead, nbytes
 
     def appending(
         self, target: Target, schema: Any, caller: Caller | None = None, *, writer: str | None = None
@@ -385,7 +393,8 @@ class Engine:
             note_rows(trail, target)
         self._guard.admit_rows(who(caller), target.schema, target.table, target.mode)
         term = None if writer is None else self._terms.current(self._claim(who(caller), writer, 1).key)
-        return Appending(self._queue, self.config, target, schema, self._cursors.shares.of(who(caller)), trail, term)
+        share = self._cursors.shares.of(who(caller))
+        return Appending(self._queue, self.config, target, schema, self._arriving, share, trail, term)
 
     def execute(self, sql: str, parameters: Parameters = None, caller: Caller | None = None) -> Executed:
         """Run SQL that writes: one statement or a script, all or nothing.
@@ -614,3 +623,14 @@ class Engine:
                 self._tables_changed()
             self._rows.add(rows)
             return Receipt(rows, turn.commit())
+
+
+@contextlib.contextmanager
+def _receiving(caller: Caller) -> Iterator[None]:
+    """Translate what fails while a client sends rows."""
+    try:
+        yield
+    except pa.ArrowException as error:
+        if caller.gone():
+            raise Cancelled("the client went away during its upload; nothing was stored") from error
+        raise translate(error) from error

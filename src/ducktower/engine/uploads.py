@@ -1,17 +1,20 @@
-"""How large one upload may be, and one row of it. Owns the count of its bytes as they come. Must never hold a batch."""
+"""How large one upload may be, and one row of it, and how much may arrive at once. Owns the counts of bytes as they
+come. Must never hold a batch.
+"""
 
 from __future__ import annotations
 
 import contextlib
+import threading
 from collections.abc import Iterable, Iterator
 from typing import Any
 
 from ..config import EngineConfig
-from ..errors import LimitExceeded, coded_text
+from ..errors import LimitExceeded, Overloaded, coded_text
 from .row_limit import RowLimit
 from .streams import chained
 
-__all__ = ["UploadLimit"]
+__all__ = ["Arriving", "UploadLimit"]
 
 
 class UploadLimit:
@@ -51,3 +54,43 @@ class UploadLimit:
             if self._error is not None and error is not self._error:
                 raise self._error from error
             raise
+
+
+class Arriving:
+    """The bytes of small writes that are in memory and not in the queue yet. Safe from any thread.
+
+    They are being collected, each in a thread of its own, or wait for room in the queue. Where nobody is asked who
+    they are, all are one, and only the limit of all applies.
+    """
+
+    def __init__(self, config: EngineConfig) -> None:
+        self._max = config.arriving_bytes_max
+        self._of_one_max = config.principal_arriving_bytes_max
+        # Guarded by _lock: everything below.
+        self._lock = threading.Lock()
+        self._all = 0
+        self._of_one: dict[str, int] = {}  # by name; only those of whom something arrives
+
+    def add(self, name: str, nbytes: int) -> None:
+        """Count bytes that came in for the principal of that name. Raises Overloaded when there are too many."""
+        with self._lock:
+            everything, own = self._all + nbytes, self._of_one.get(name, 0) + nbytes
+            # What comes alone is let in, however large: it was received as a whole.
+            if everything > self._max and self._all:
+                raise Overloaded(f"small writes of {self._all} bytes arrive already, the limit is {self._max}")
+            if name and own > self._of_one_max and own > nbytes:
+                raise Overloaded(
+                    f'small writes of "{name}" of {own - nbytes} bytes arrive already, the limit is {self._of_one_max}'
+                )
+            self._all = everything
+            self._of_one[name] = own
+
+    def take_away(self, name: str, nbytes: int) -> None:
+        """Say that they are somewhere else now, or gone."""
+        with self._lock:
+            self._all -= nbytes
+            left = self._of_one.get(name, 0) - nbytes
+            if left:
+                self._of_one[name] = left
+            else:
+                self._of_one.pop(name, None)

@@ -29,6 +29,10 @@ class Authenticator:
     def __init__(self, logins: Logins) -> None:
         self._logins = logins
 
+    def asks(self) -> bool:
+        """Whether callers must say who they are."""
+        return self._logins.asks
+
     def login(self, authorization: str | None) -> Login:
         """Return who an `authorization` header speaks for. Raises Unauthenticated."""
         header = authorization or ""

@@ -1,4 +1,4 @@
-"""TCP connections: tells which are open; cuts those left when a server ends, and those of clients that read no more.
+"""TCP connections: tells which are open and how much came in on each; cuts those that hold up an end, or everybody.
 
 pyarrow can neither cancel a call nor give `shutdown` a deadline, so one client that holds a stream open would
 keep its cursor, and the process. A connection that is shut down below gRPC ends its calls at once.
@@ -12,31 +12,40 @@ import contextlib
 import os
 import socket
 import stat
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import unquote
 
-__all__ = ["connected", "cut", "endpoint"]
+__all__ = ["Endpoint", "connected", "cut", "endpoint", "received"]
+
+Endpoint = tuple[str, int]
+"""Address and port of a client."""
 
 _DESCRIPTORS = Path("/dev/fd")  # Linux and macOS
+_TCP_INFO_BYTES = 136
+_RECEIVED = slice(128, 136)
+"""Where Linux, from 4.1 on, says in TCP_INFO how many bytes came in (tcpi_bytes_received)."""
 
 
-def cut(port: int, peer: str | None = None) -> int:
+def cut(port: int, peer: str | Endpoint | None = None) -> int:
     """Shut down the accepted connections of the server on `port`, or only `peer`'s; return how many there were.
 
-    `peer` is what gRPC calls the other side, such as `ipv4:127.0.0.1:50412`.
+    `peer` is an endpoint, or what gRPC calls the other side, such as `ipv4:127.0.0.1:50412`.
     """
     count = 0
-    if not _DESCRIPTORS.is_dir():
+    only = endpoint(peer) if isinstance(peer, str) else peer
+    if not _DESCRIPTORS.is_dir() or (only is None and peer is not None):
         return count
     for name in os.listdir(_DESCRIPTORS):
         # Descriptors come and go meanwhile: one that is gone says so by an OSError.
         with contextlib.suppress(OSError):
-            if stat.S_ISSOCK(os.fstat(int(name)).st_mode) and _cut_one(os.dup(int(name)), port, peer):
+            if stat.S_ISSOCK(os.fstat(int(name)).st_mode) and _cut_one(os.dup(int(name)), port, only):
                 count += 1
     return count
 
 
-def endpoint(peer: str) -> tuple[str, int] | None:
+def endpoint(peer: str) -> Endpoint | None:
     """Return address and port of what gRPC calls the other side; None when it is no TCP connection."""
     kind, _, rest = unquote(peer).partition(":")
     address, _, port = rest.rpartition(":")
@@ -45,19 +54,44 @@ def endpoint(peer: str) -> tuple[str, int] | None:
     return _plain(address.strip("[]")), int(port)
 
 
-def connected(port: int) -> set[tuple[str, int]] | None:
-    """Return address and port of every client connected to the server on `port`; None when it cannot be seen."""
+def connected(port: int) -> set[Endpoint] | None:
+    """Return the clients that are connected to the server on `port`; None when it cannot be seen."""
     if not _DESCRIPTORS.is_dir():
         return None
-    found = set()
-    for name in os.listdir(_DESCRIPTORS):
+    return {client for client, _ in _accepted(port)}
+
+
+def received(port: int) -> dict[Endpoint, int] | None:
+    """Return how many bytes came in on each connection to the server on `port`; None when it cannot be seen."""
+    if not hasattr(socket, "TCP_INFO"):  # Linux has it
+        return None
+    found = {}
+    for client, one in _accepted(port):
         with contextlib.suppress(OSError):
-            if stat.S_ISSOCK(os.fstat(int(name)).st_mode):
-                with socket.socket(fileno=os.dup(int(name))) as one:
-                    if one.family in (socket.AF_INET, socket.AF_INET6) and one.getsockname()[1] == port:
-                        address, other_port = one.getpeername()[:2]
-                        found.add((_plain(address), other_port))
+            info = one.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _TCP_INFO_BYTES)
+            if len(info) < _TCP_INFO_BYTES:
+                return None
+            found[client] = int.from_bytes(info[_RECEIVED], sys.byteorder)
     return found
+
+
+def _accepted(port: int) -> Iterator[tuple[Endpoint, socket.socket]]:
+    """Yield each connection, whose socket is only to be asked, and not after the next was yielded.
+
+    It is gRPC's descriptor, no duplicate: that would keep a connection open which gRPC closes meanwhile. So it may be
+    another one by now: whoever asks gets at worst an answer about the wrong connection, or none.
+    """
+    for name in os.listdir(_DESCRIPTORS):
+        with contextlib.suppress(OSError):  # no socket, gone meanwhile, or the one that listens
+            # Of whichever family it is: an address of this one is as long as any that is asked for here.
+            one = socket.socket(socket.AF_INET6, socket.SOCK_STREAM, 0, fileno=int(name))
+            try:
+                here = one.getsockname()
+                if isinstance(here, tuple) and here[1] == port:
+                    there = one.getpeername()
+                    yield (_plain(there[0]), there[1]), one
+            finally:
+                one.detach()
 
 
 def _plain(address: str) -> str:
@@ -65,7 +99,7 @@ def _plain(address: str) -> str:
     return address.removeprefix("::ffff:").partition("%")[0]
 
 
-def _cut_one(descriptor: int, port: int, peer: str | None) -> bool:
+def _cut_one(descriptor: int, port: int, only: Endpoint | None) -> bool:
     """Shut down one socket when it is a connection of ours, and close the descriptor, a duplicate."""
     try:
         ours = socket.socket(fileno=descriptor)
@@ -76,8 +110,7 @@ def _cut_one(descriptor: int, port: int, peer: str | None) -> bool:
         if ours.family not in (socket.AF_INET, socket.AF_INET6) or ours.getsockname()[1] != port:
             return False
         address, other_port = ours.getpeername()[:2]  # fails for the listening socket
-        address = address.removeprefix("::ffff:")  # gRPC listens on both families with one socket
-        if peer is not None and not (peer.endswith(f":{other_port}") and address in unquote(peer)):
+        if only is not None and (_plain(address), other_port) != only:
             return False
         ours.shutdown(socket.SHUT_RDWR)
         return True

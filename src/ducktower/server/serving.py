@@ -139,7 +139,7 @@ class FlightServer:
                 raise Unavailable(f"cannot listen on {self._config.host}:{self._config.port}") from error
             raise
         self._port = int(self._listener.port)
-        self._visits.lost_clients.listening_on(self._port)
+        self._visits.listening_on(self._port)
         logins.start()
         self._health.start()
 

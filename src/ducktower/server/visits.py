@@ -27,7 +27,7 @@ import pyarrow.flight as flight
 from .. import cores
 from ..config import ServerConfig
 from ..engine import Engine, Principal, Session
-from ..errors import DucktowerError, InternalError, InvalidArgument, Overloaded, Unauthenticated
+from ..errors import DucktowerError, InternalError, InvalidArgument, Unauthenticated
 from ..protocol.status import to_flight
 from .auth import Authenticator
 from .connections import endpoint
@@ -35,6 +35,7 @@ from .failed_logins import FailedLogins
 from .logins import NOBODY, Login
 from .lost_clients import LostClients
 from .session_desk import SessionDesk
+from .strangers import Strangers
 from .tokens import Token, Tokens
 
 __all__ = ["MIDDLEWARE", "NoHandshake", "Visit", "Visits"]
@@ -46,6 +47,8 @@ _WRITES = (flight.FlightMethod.DO_PUT, flight.FlightMethod.DO_EXCHANGE)
 
 MIDDLEWARE = "visit"
 _COOKIE = "arrow_flight_session_id"
+_HANDSHAKE = "handshake"
+"""Where failed Handshakes come from: no address is known then, so all of them count as one."""
 
 
 class NoHandshake(flight.ServerAuthHandler):
@@ -113,6 +116,7 @@ class Visit:
             raise self._refusal
         if self.login.over:
             raise Unauthenticated("the token was revoked or has expired")
+        self._visits.strangers.is_known(peer, self.login.tenure)
 
     def find(self) -> Session | None:
         """Return the call's session when it has begun."""
@@ -157,6 +161,7 @@ class Visits(flight.ServerMiddlewareFactory):
         self.desk = SessionDesk(engine, config)
         self.failed_logins = FailedLogins(config)
         self.lost_clients = LostClients(config.client_lost_seconds, self.desk.close)
+        self.strangers = Strangers(config, authenticator.asks)
         self.tokens = Tokens()
         self._authenticator = authenticator
         self._error_bytes_max = config.error_bytes_max
@@ -187,9 +192,15 @@ class Visits(flight.ServerMiddlewareFactory):
         """Return the visit of the call that this thread serves; once."""
         return self._here.pop(threading.get_ident())
 
+    def listening_on(self, port: int) -> None:
+        """Say where calls come in: what looks at connections begins to look."""
+        self.lost_clients.listening_on(port)
+        self.strangers.listening_on(port)
+
     def stop(self) -> None:
-        """End the threads that end sessions, and refusals that wait."""
+        """End the threads that end sessions and cut connections, and refusals that wait."""
         self.failed_logins.close()
+        self.strangers.close()
         self.lost_clients.close()
         self.desk.stop()
 
@@ -213,17 +224,10 @@ class Visits(flight.ServerMiddlewareFactory):
             # The session begins at once, so that one too many is refused while connecting.
             self.desk.begin(token, login.principal)
         except DucktowerError as error:
-            raise to_flight(self._late(error), self._error_bytes_max) from None
+            if isinstance(error, Unauthenticated):
+                self.failed_logins.pause(_HANDSHAKE)
+            raise to_flight(error, self._error_bytes_max) from None
         return _HandshakeAnswer(_handed_out(text))
-
-    def _late(self, error: DucktowerError) -> DucktowerError:
-        """Return what a failed Handshake is told, late: where it comes from is not known, so all count as one."""
-        if isinstance(error, Unauthenticated):
-            try:
-                self.failed_logins.pause("handshake")
-            except Overloaded as too_many:
-                return too_many
-        return error
 
     def _with_token(self, text: str, farewell: dict[str, str]) -> Visit:
         token = self.tokens.read(text)
@@ -233,7 +237,8 @@ class Visits(flight.ServerMiddlewareFactory):
         login = self._authenticator.granted(token.grant_id, token.name)
         over = self.desk.over(token) if login is not None else "the token was revoked or has expired"
         if login is None or over is not None:
-            return Visit(self, NOBODY, None, answer=farewell, refusal=Unauthenticated(f"{over}; connect again"))
+            why = Unauthenticated(f"{over}; connect again")
+            return Visit(self, NOBODY, None, answer=farewell, refusal=why, failed=login is None)
         return Visit(self, login, token)
 
 
