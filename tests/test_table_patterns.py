@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -463,3 +464,62 @@ def test_an_owner_can_be_limited_too(engine: Engine) -> None:
             engine.execute(sql, None, called(owner))
     with pytest.raises(ducktower.Forbidden):
         engine.sessions.open(owner).update("SET schema = 'back'")
+
+
+# -- what others tell of a table -----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("view", ["sales_leak", "sales_deep"])
+def test_a_refused_view_does_not_tell_what_is_under_it(engine: Engine, view: str) -> None:
+    """Neither by SQL nor as a table: the name of a hidden table is in no refusal."""
+    caller = called(READER)
+    for ask in (
+        lambda: engine.read(f"FROM {view}", None, caller),
+        lambda: engine.table_schema(Target(view), caller),
+        lambda: rows(engine.sessions.open(READER), f"SELECT * FROM sales_a, {view}"),
+    ):
+        with pytest.raises(ducktower.Forbidden, match=view) as refusal:
+            ask()
+        assert "hidden" not in str(refusal.value)
+
+
+def test_a_foreign_key_tells_nothing_of_a_hidden_table(engine: Engine) -> None:
+    """Rows that refer to it are refused, whether their key is there or not; those who see all may store them."""
+    caller = called(WRITER)
+    session = engine.sessions.open(WRITER)
+    for key in (7, 8):  # the first is there
+        row = pa.table({"i": pa.array([key], pa.int32())})
+        for store in (
+            lambda key=key: engine.execute(f"INSERT INTO sales_fk (i) VALUES ({key})", None, caller),
+            lambda key=key: session.update(f"INSERT INTO sales_fk (i) VALUES ({key})"),
+            lambda key=key: session.prepare(f"INSERT INTO sales_fk (i) VALUES ({key})"),
+            lambda key=key: engine.execute(f"UPDATE sales_fk SET i = {key}", None, caller),
+            lambda row=row: engine.put(Target("sales_fk"), row.to_reader(), caller),
+            lambda row=row: session.ingest(Ingest(table="sales_fk"), row.to_reader()),
+            lambda row=row: engine.appending(Target("sales_fk"), row.schema, caller),
+        ):
+            with pytest.raises(ducktower.Forbidden, match="tied by a foreign key") as refusal:
+                store()
+            assert "hidden" not in str(refusal.value)
+    assert engine.execute("INSERT INTO sales_fk (i) VALUES (7)").rows == 1
+
+
+def test_a_row_that_a_hidden_table_refers_to(engine: Engine) -> None:
+    """It is not changed by whoever could see by it what that table has; rows are added all the same."""
+    engine.execute("CREATE TABLE outside (i INTEGER REFERENCES sales_a (i)); INSERT INTO outside VALUES (1)")
+    caller = called(WRITER)
+    row = pa.table({"i": pa.array([4], pa.int32()), "v": ["d"]})
+    changes = (
+        lambda: engine.execute("DELETE FROM sales_a WHERE i = 2", None, caller),
+        lambda: engine.execute("UPDATE sales_a SET i = 3 WHERE i = 2", None, caller),
+        lambda: engine.execute("INSERT OR REPLACE INTO sales_a VALUES (2, 'c')", None, caller),
+        lambda: engine.put(Target("sales_a", "main", "upsert", ("i",)), row.to_reader(), caller),
+    )
+    for change in changes:
+        with pytest.raises(ducktower.Forbidden, match="tied by a foreign key"):
+            change()
+    assert engine.execute("INSERT INTO sales_a VALUES (3, 'c')", None, caller).rows == 1
+    assert engine.put(Target("sales_a"), row.to_reader(), caller).rows == 1
+    engine.execute("DROP TABLE outside")
+    for change in changes[:1]:
+        change()

@@ -306,7 +306,7 @@ class Engine:
         caller = caller or Caller()
         if caller.trail is not None:
             note_rows(caller.trail, target)
-        self._guard.admit_rows(caller.principal, target.schema, target.table, target.mode)
+        self._admit_rows(target, caller)
         claim = None if writer is None else self._claim(caller.principal, writer, sequence)
         limit = UploadLimit(self.config)
         if self.config.upload_bytes_max is None:
@@ -391,7 +391,7 @@ class Engine:
         trail = trail_of(caller)
         if trail is not None:
             note_rows(trail, target)
-        self._guard.admit_rows(who(caller), target.schema, target.table, target.mode)
+        self._admit_rows(target, caller)
         term = None if writer is None else self._terms.current(self._claim(who(caller), writer, 1).key)
         share = self._cursors.shares.of(who(caller))
         return Appending(self._queue, self.config, target, schema, self._arriving, share, trail, term)
@@ -521,6 +521,13 @@ class Engine:
         with self._looking("foreign keys", session, caller) as cursor:
             found = keys.foreign_keys(cursor, self._database.catalog, primary, foreign, by_primary=by_primary)
         return seen_of(found, who(caller), (1, 2), (5, 6))
+
+    def _admit_rows(self, target: Target, caller: Caller | None) -> None:
+        principal = who(caller)
+        self._guard.admit_rows(principal, target.schema, target.table, target.mode)
+        if principal.limited:
+            with self._cursors.open("internal", "look at keys", target.label, caller) as (lease, _):
+                self._guard.admit_ties(lease.cursor, principal, target)
 
     def _tables_changed(self) -> None:
         """Forget what is known of tables: one was made, dropped or altered, and that was committed."""

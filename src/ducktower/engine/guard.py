@@ -155,6 +155,12 @@ class Guard:
             return False
         return True
 
+    def admit_ties(self, cursor: Any, principal: Principal, target: Target) -> None:
+        """Raise Forbidden when rows stored there, in that mode, could tell of tables that the principal may not use."""
+        if principal.limited:
+            adds = target.mode != "upsert"
+            self._sight.check_rows(cursor, self._catalog, target.schema, target.table, principal, adds=adds)
+
     def forget(self) -> None:
         """Say that tables or macros were made, dropped or altered."""
         self._sight.forget()

@@ -253,7 +253,11 @@ class Session:
             caller = replace(caller, trail=None)
         if ingest.temporary:
             principal.require("owner", "make temporary tables")
-        self._parts.guard.admit_rows(principal, ingest.schema or "main", ingest.table, ingest.mode)
+        guard, target = self._parts.guard, Target(ingest.table, ingest.schema or "main", ingest.mode)
+        guard.admit_rows(principal, target.schema, target.table, target.mode)
+        if principal.limited:
+            with self.looking("look at keys", target.label, caller) as cursor:
+                guard.admit_ties(cursor, principal, target)
         rows = self._ingest(ingest, reader, caller)
         add_rows(trail, rows)
         return rows

@@ -8,8 +8,9 @@ database's. A view counts as itself and as everything under it. Must never be as
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from fnmatch import translate
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any, NamedTuple
 
 import pyarrow as pa
@@ -18,6 +19,7 @@ from ..errors import Forbidden, TableNotFound
 from . import parse_tree, statements
 from .access import Principal
 from .parse_tree import folded
+from .ties import Ties, tied
 from .view_text import body_of
 
 __all__ = ["Sight", "seen_of", "sees", "unseen"]
@@ -116,11 +118,13 @@ class Sight:
         # somebody makes a macro or a type that may have the name of one of them.
         self._allowed: _Allowed | None = None
         self._version = 0
+        self._ties = Ties()
 
     def forget(self) -> None:
         """Say that tables, macros or types were made, dropped or altered."""
         self._version += 1
         self._allowed = None
+        self._ties.forget()
 
     def check(self, cursor: Any, catalog: str, statement: Any, principal: Principal, *, anew: bool = False) -> None:
         """Raise Forbidden unless it is proved that the statement touches what the principal may use alone.
@@ -144,6 +148,13 @@ class Sight:
         """
         self._walk(cursor, catalog, principal).table(["", schema, table], "main")
 
+    def check_rows(
+        self, cursor: Any, catalog: str, schema: str, table: str, principal: Principal, *, adds: bool
+    ) -> None:
+        """Raise Forbidden when storing rows in that table could tell of one that the principal may not use."""
+        walk = self._walk(cursor, catalog, principal)
+        walk.change(["", schema, table], [schema], adds=adds)
+
     def _walk(self, cursor: Any, catalog: str, principal: Principal, *, anew: bool = False) -> _Walk:
         allowed, version = self._allowed, self._version
         if anew:
@@ -152,7 +163,7 @@ class Sight:
             allowed = _allowed(cursor)
             if version == self._version:
                 self._allowed = allowed
-        return _Walk(cursor, catalog, principal, allowed)
+        return _Walk(cursor, catalog, principal, allowed, partial(self._ties.others, cursor, catalog, anew=anew))
 
 
 def _allowed(cursor: Any) -> _Allowed:
@@ -166,8 +177,11 @@ def _allowed(cursor: Any) -> _Allowed:
 class _Walk:
     """One look at one statement. Used by one thread."""
 
-    def __init__(self, cursor: Any, catalog: str, principal: Principal, allowed: _Allowed) -> None:
+    def __init__(
+        self, cursor: Any, catalog: str, principal: Principal, allowed: _Allowed, tied_to: Callable[..., set[str]]
+    ) -> None:
         self._cursor = cursor
+        self._tied_to = tied_to
         self._catalog = catalog
         self._principal = principal
         self._functions, self._types = allowed
@@ -207,9 +221,13 @@ class _Walk:
             self._visit(rest.pop("left"), scope)
             scope |= {folded(str(rest["cte_name"]))}
         elif kind == "INSERT_QUERY_NODE":
-            self.table(_path(node, "catalog", "schema", "table"), self._schema)
+            path = _path(node, "catalog", "schema", "table")
+            self.change(path, self.table(path, self._schema), adds=not node.get("on_conflict_info"))
         elif kind in _CHANGES:
-            self._visit(rest.pop("table"), frozenset())  # a CTE is never what is changed
+            changed = rest.pop("table")
+            self._visit(changed, frozenset())  # a CTE is never what is changed
+            path = _path(changed, "catalog_name", "schema_name", "table_name")
+            self.change(path, self.table(path, self._schema), adds=False)
         elif kind not in _SELECTS:
             raise self._unknown(kind)
         self._visit(list(rest.values()), scope)
@@ -249,8 +267,17 @@ class _Walk:
             raise self._unknown(kind)
         self._visit(list(expression.values()), scope)
 
-    def table(self, path: list[str], schema: str) -> None:
-        """Look at a table or view that is named by catalog, schema and name; what is empty was left out."""
+    def change(self, path: list[str], places: list[str], *, adds: bool) -> None:
+        """Look at what a change of a table, found in the schemas `places`, could tell of others."""
+        for place in places:
+            if not all(sees(self._principal, place, one) for one in self._tied_to(place, path[2], adds=adds)):
+                raise tied(_label(path))
+
+    def table(self, path: list[str], schema: str) -> list[str]:
+        """Look at a table or view that is named by catalog, schema and name; what is empty was left out.
+
+        Returns the schemas in which there is one of that name.
+        """
         catalog, named, table = path
         if catalog:
             places = [named] if catalog.lower() == self._catalog.lower() else []
@@ -258,20 +285,21 @@ class _Walk:
             places = [named, "main"] if named.lower() == self._catalog.lower() else [named]
         else:
             places = list(dict.fromkeys((schema, "main")))
-        found = False
+        found = []
         for place in places:
             rows = self._named(_TABLE, place, table) or self._named(_VIEW_SQL, place, table)
             seen = sees(self._principal, place, table)
             if rows and not seen:
                 raise unseen(_label(path))
             for view in rows:
-                found = True
+                found.append(place)
                 if view is not None:
-                    self._view(view, place)
+                    self._view(view, place, path)
         if not found:
             if not any(sees(self._principal, place, table) for place in places):
                 raise unseen(_label(path))
             raise TableNotFound(f'table "{_label(path)}" does not exist')
+        return found
 
     def _named(self, sql: str, schema: str, table: str) -> list[str | None]:
         """Return the SQL of the views, or None for each table, that have this name to DuckDB."""
@@ -279,12 +307,16 @@ class _Walk:
         named = self._cursor.execute(sql, {"catalog": self._catalog, "schema": schema, "table": table}).fetchall()
         return [view for in_schema, name, view in named if (folded(in_schema), folded(name)) == wanted]
 
-    def _view(self, sql: str, schema: str) -> None:
+    def _view(self, sql: str, schema: str, path: list[str]) -> None:
         body = body_of(sql)
         if body is None or self._depth >= _DEPTH_MAX:
             raise Forbidden("this token is limited to some tables: what a view touches cannot be told")
         self._depth += 1
-        self.tree(parse_tree.of_select(self._cursor, body), schema)
+        try:
+            self.tree(parse_tree.of_select(self._cursor, body), schema)
+        except (Forbidden, TableNotFound):
+            # Without the cause: it names what is under the view.
+            raise Forbidden(f'view "{_label(path)}" shows what this token may not use') from None
         self._depth -= 1
 
     @staticmethod
