@@ -18,6 +18,7 @@ import typer
 
 from ..config import EngineConfig, ServerConfig
 from ..errors import InternalError, InvalidArgument
+from . import principal_limits as limits
 from .options import duration
 from .terminal import leave
 
@@ -274,14 +275,17 @@ def command(
         int,
         typer.Option(envvar="DUCKTOWER_CALLS_IN_FLIGHT_MAX", help="Calls served at once.", rich_help_panel=_QUEUES),
     ] = _SERVER.calls_in_flight_max,
-    principal_calls_in_flight_max: Annotated[
-        int,
-        typer.Option(
-            envvar="DUCKTOWER_PRINCIPAL_CALLS_IN_FLIGHT_MAX",
-            help="Calls of one token served at once.",
-            rich_help_panel=_QUEUES,
-        ),
-    ] = _SERVER.principal_calls_in_flight_max,
+    principal_calls_in_flight_max: limits.Calls = _SERVER.principal_calls_in_flight_max,
+    principal_sessions_max: limits.Sessions = _ENGINE.principal_sessions_max,
+    principal_reads_in_flight_max: limits.Reads = _ENGINE.principal_reads_in_flight_max,
+    principal_executes_in_flight_max: limits.Executes = _ENGINE.principal_executes_in_flight_max,
+    principal_large_writes_in_flight_max: limits.LargeWrites = _ENGINE.principal_large_writes_in_flight_max,
+    principal_queue_writes_max: limits.QueueWrites = _ENGINE.principal_queue_writes_max,
+    principal_queue_bytes_max: limits.QueueBytes = _ENGINE.principal_queue_bytes_max,
+    principal_arriving_bytes_max: limits.ArrivingBytes = _ENGINE.principal_arriving_bytes_max,
+    principal_query_timeout: limits.QueryTimeout = _ENGINE.principal_query_timeout_seconds or 0,
+    result_bytes_max: limits.ResultBytes = _ENGINE.result_bytes_max or 0,
+    upload_bytes_max: limits.UploadBytes = _ENGINE.upload_bytes_max or 0,
     reads_in_flight_max: Annotated[
         int,
         typer.Option(envvar="DUCKTOWER_READS_IN_FLIGHT_MAX", help="Queries run at once.", rich_help_panel=_QUEUES),
@@ -364,6 +368,16 @@ def command(
             conflict_retry_seconds=conflict_retry_seconds,
             stuck_seconds=stuck_seconds,
             sql_bytes_max=sql_bytes_max,
+            principal_sessions_max=principal_sessions_max,
+            principal_reads_in_flight_max=principal_reads_in_flight_max,
+            principal_executes_in_flight_max=principal_executes_in_flight_max,
+            principal_large_writes_in_flight_max=principal_large_writes_in_flight_max,
+            principal_queue_writes_max=principal_queue_writes_max,
+            principal_queue_bytes_max=principal_queue_bytes_max,
+            principal_arriving_bytes_max=principal_arriving_bytes_max,
+            principal_query_timeout_seconds=principal_query_timeout or None,
+            result_bytes_max=result_bytes_max or None,
+            upload_bytes_max=upload_bytes_max or None,
             returned_bytes_max=returned_bytes_max,
         )
         server = ServerConfig(
