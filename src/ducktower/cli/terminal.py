@@ -46,7 +46,7 @@ def leave(status: int) -> NoReturn:
     for stream in (sys.stdout, sys.stderr):
         try:
             stream.flush()
-        except OSError:
+        except (OSError, RuntimeError):  # a signal came while this very stream was being written to
             continue
     os._exit(status)
 

@@ -1,0 +1,84 @@
+"""How `ducktower serve` ends, told once and told twice, with real processes and writers that go on."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections.abc import Callable
+
+import ducktower
+from support.servers import ServerProcess
+from support.waiting import SECONDS_MAX, until
+
+LONG = "SELECT i, repeat('x', 100) AS v FROM range(100000000) t(i)"
+
+
+class Writers:
+    """Threads that write one row at a time until they are told that the server is gone, and what was acknowledged."""
+
+    def __init__(self, url: str) -> None:
+        self._url = url
+        self.acknowledged: list[int] = []
+        self.ended: list[BaseException] = []
+        self._threads = [threading.Thread(target=self._run, args=(number,)) for number in range(4)]
+        for thread in self._threads:
+            thread.start()
+
+    def _run(self, number: int) -> None:
+        try:
+            with ducktower.connect(self._url, retry_seconds=0.001) as client:
+                for row in range(number, 1_000_000, 4):
+                    client.ingest("t", [{"i": row}])
+                    self.acknowledged.append(row)
+        except BaseException as error:
+            self.ended.append(error)
+
+    def join(self) -> None:
+        """Wait for the end of all."""
+        for thread in self._threads:
+            thread.join(SECONDS_MAX)
+            assert not thread.is_alive()
+
+
+def test_a_second_signal_ends_it_at_once(start_server: Callable[..., ServerProcess]) -> None:
+    """A drain that would last is cut short with the status that the page promises, and nothing acknowledged is lost."""
+    server = start_server("--drain-seconds", "600")
+    with ducktower.connect(server.url) as client:
+        client.execute("CREATE TABLE t (i BIGINT)")
+        reading = client.reader(LONG)
+        writers = Writers(server.url)
+        until(lambda: len(writers.acknowledged) > 50, "some writes")
+        server.process.send_signal(signal.SIGTERM)
+        until(lambda: "stopping" in server.stderr, "the first signal")
+        writers.join()  # refused, because the server stops
+        assert server.process.poll() is None  # the reader is waited for
+        server.process.send_signal(signal.SIGINT)
+        assert server.process.wait(SECONDS_MAX) == 130
+        del reading
+    assert {type(error) for error in writers.ended} == {ducktower.Unavailable}
+    stored = rows(start_server())
+    assert set(writers.acknowledged) <= set(stored)
+    assert len(stored) == len(set(stored))
+
+
+def test_both_signals_in_the_midst_of_writes(start_server: Callable[..., ServerProcess]) -> None:
+    """Two signals without a pause: what was acknowledged is there once, whatever the process was doing."""
+    server = start_server()
+    with ducktower.connect(server.url) as client:
+        client.execute("CREATE TABLE t (i BIGINT)")
+    writers = Writers(server.url)
+    until(lambda: len(writers.acknowledged) > 50, "some writes")
+    server.process.send_signal(signal.SIGTERM)
+    server.process.send_signal(signal.SIGINT)
+    assert server.process.wait(SECONDS_MAX) in (0, 130, 143)
+    writers.join()
+    stored = rows(start_server())
+    assert set(writers.acknowledged) <= set(stored)
+    assert len(stored) == len(set(stored))
+
+
+def rows(server: ServerProcess) -> list[int]:
+    """Return what is stored."""
+    with ducktower.connect(server.url) as client:
+        found: list[int] = client.query("SELECT i FROM t ORDER BY i")["i"].to_pylist()
+        return found
