@@ -5,12 +5,14 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+import duckdb
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 import ducktower
 from ducktower import errors
+from ducktower.engine.failures import translate
 from ducktower.errors import CODES, DucktowerError, InvalidSQL, Overloaded, coded_text, from_coded_text
 from ducktower.protocol.commands import error_body, error_from_body
 
@@ -86,6 +88,24 @@ def test_a_hint_when_to_come_back_round_trips(kind: type[DucktowerError]) -> Non
     for back in (from_coded_text("Flight error: " + coded_text(error)), error_from_body(error_body(error))):
         assert type(back) is kind
         assert (back.message, back.retry_after_seconds) == ("all 3 places are taken", hint)
+
+
+@pytest.mark.parametrize("kind", CODES.values(), ids=CODES)
+@pytest.mark.parametrize("hint", [None, 0.25])
+def test_that_the_outcome_is_not_known_round_trips(kind: type[DucktowerError], hint: float | None) -> None:
+    """In a status and in JSON, with a hint and without one."""
+    error = kind("lost", retry_after_seconds=hint)
+    for lost in (False, True):
+        error.outcome_unknown = lost
+        for back in (from_coded_text("Flight error: " + coded_text(error)), error_from_body(error_body(error))):
+            assert type(back) is kind
+            assert (back.message, back.outcome_unknown) == ("lost", lost)
+
+
+def test_after_a_fatal_error_the_outcome_is_not_known() -> None:
+    """Whatever DuckDB says of it; of every other failure it is known that nothing was stored."""
+    assert translate(duckdb.FatalException("FATAL Error: invalidated")).outcome_unknown
+    assert not translate(duckdb.IOException("IO Error: a file")).outcome_unknown
 
 
 @given(st.floats(min_value=0, max_value=1e12))

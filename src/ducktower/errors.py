@@ -23,7 +23,7 @@ Owns the codes and whether each may be retried. Must never import anything: ever
 from __future__ import annotations
 
 import re
-from typing import ClassVar
+from typing import ClassVar, TypeVar
 
 __all__ = [
     "CODES",
@@ -45,19 +45,26 @@ __all__ = [
     "Unavailable",
     "coded_text",
     "from_coded_text",
+    "unknown",
 ]
+
+
+E = TypeVar("E", bound="DucktowerError")
 
 
 class DucktowerError(Exception):
     """Base of the tree. `code` is stable; the text is for people and may change.
 
     `retryable` says that the same call may succeed later *and* that sending it again is the right answer.
-    It does not say that a write was not stored: see `Unavailable`. `retry_after_seconds` is when that is worth trying,
-    as far as whoever refused the call could tell; None when it could not.
+    It does not say that a write was not stored: see `outcome_unknown`. `retry_after_seconds` is when that is worth
+    trying, as far as whoever refused the call could tell; None when it could not.
     """
 
     code: ClassVar[str] = "INTERNAL"
     retryable: ClassVar[bool] = False
+    outcome_unknown: bool = False
+    """Whether this was a write of which nobody can tell whether it was stored. It may be sent again when it has a
+    writer and a sequence, or when doing it twice does no harm. Where it is False, nothing was stored."""
 
     def __init__(self, *args: object, retry_after_seconds: float | None = None) -> None:
         super().__init__(*args)
@@ -138,7 +145,7 @@ class Overloaded(DucktowerError):
 class Unavailable(DucktowerError):
     """The server cannot be reached, is stopping, or is reopening its database.
 
-    A write that meets this while it was under way may or may not have been stored.
+    A write that was under way may or may not have been stored: then it is `outcome_unknown`.
     """
 
     code = "UNAVAILABLE"
@@ -194,7 +201,8 @@ CODES: dict[str, type[DucktowerError]] = {
 _HINT_SECONDS_MAX = 3_600.0
 _CODED = re.compile(
     # The text ends where gRPC and Arrow C++ begin to append their own notes.
-    r"\[(?P<code>[A-Z_]+)\] (?P<hint>retry_after_seconds=(?P<seconds>\d{1,6}(?:\.\d{1,3})?); )?"
+    r"\[(?P<code>[A-Z_]+)\] (?P<unknown>outcome_unknown; )?"
+    r"(?P<hint>retry_after_seconds=(?P<seconds>\d{1,6}(?:\.\d{1,3})?); )?"
     r"(?P<text>.*?)(?:\. Detail: |\. gRPC client debug context: |\. Client context: |\Z)",
     re.DOTALL,
 )
@@ -203,13 +211,14 @@ _CODED = re.compile(
 def coded_text(error: DucktowerError, bytes_max: int | None = None) -> str:
     """Return `[CODE] text`, the form in which an error crosses the wire, cut to `bytes_max` of UTF-8.
 
-    With a hint when to come back it is `[CODE] retry_after_seconds=0.5; text`.
+    With a hint when to come back it is `[CODE] retry_after_seconds=0.5; text`; of a write of which nobody can tell
+    whether it was stored, `[CODE] outcome_unknown; text`.
     """
     hint = ""
     if error.retryable and error.retry_after_seconds is not None:
         seconds = min(max(error.retry_after_seconds, 0.001), _HINT_SECONDS_MAX)
         hint = f"retry_after_seconds={seconds:.3f}".rstrip("0").rstrip(".") + "; "
-    text = f"[{error.code}] {hint}{error.message}"
+    text = f"[{error.code}] {'outcome_unknown; ' if error.outcome_unknown else ''}{hint}{error.message}"
     if bytes_max is not None and len(text.encode()) > bytes_max:
         text = text.encode()[: bytes_max - 3].decode(errors="ignore") + "..."
     return text
@@ -222,6 +231,14 @@ def from_coded_text(text: str) -> DucktowerError | None:
         if kind is None:
             continue
         if match["seconds"] is not None and kind.retryable:
-            return kind(match["text"], retry_after_seconds=float(match["seconds"]))
-        return kind((match["hint"] or "") + match["text"])
+            found = kind(match["text"], retry_after_seconds=float(match["seconds"]))
+        else:
+            found = kind((match["hint"] or "") + match["text"])
+        return found if match["unknown"] is None else unknown(found)
     return None
+
+
+def unknown(error: E) -> E:
+    """Return the error, of a write of which nobody can tell whether it was stored."""
+    error.outcome_unknown = True
+    return error

@@ -1,4 +1,4 @@
-"""A TCP proxy that can lose a connection half way, or go deaf."""
+"""A TCP proxy that can lose a connection half way, or the answers on it."""
 
 from __future__ import annotations
 
@@ -25,6 +25,7 @@ class Proxy:
         self._upstream: set[socket.socket] = set()
         self._sent = 0
         self._cut_at: int | None = None
+        self._loses_answers = False
         self._closing = False
         self._selector = selectors.DefaultSelector()
         self._selector.register(self._listening, selectors.EVENT_READ)
@@ -46,6 +47,11 @@ class Proxy:
         """Reset every connection once clients sent `more_bytes` further bytes."""
         with self._lock:
             self._cut_at = self._sent + more_bytes
+
+    def lose_answers(self) -> None:
+        """Forward nothing of what the server says from now on, until the connections are cut."""
+        with self._lock:
+            self._loses_answers = True
 
     def close(self) -> None:
         """End the proxy."""
@@ -73,6 +79,7 @@ class Proxy:
         self._peers.clear()
         self._upstream.clear()
         self._cut_at = None
+        self._loses_answers = False
 
     def _run(self) -> None:
         while not self._closing:
@@ -106,7 +113,7 @@ class Proxy:
             return
         try:
             data = end.recv(_CHUNK_BYTES)
-            if data:
+            if data and (upstream or not self._loses_answers):
                 peer.sendall(data)
         except OSError:
             data = b""

@@ -19,10 +19,9 @@ from typing import Any
 import pyarrow as pa
 
 from ..arrow_types import plain_type
-from ..errors import DucktowerError, InvalidArgument, SchemaMismatch, TimedOut
+from ..errors import DucktowerError, InvalidArgument, SchemaMismatch, TimedOut, Unavailable
 from .clock import clock
-from .pending import PendingWrite, Receipt
-from .write_stream import WriteStream
+from .pending import PendingWrite, Receipt, Stream, WriterState
 
 __all__ = ["Appender"]
 
@@ -32,7 +31,7 @@ class Appender:
 
     def __init__(
         self,
-        join: Callable[[pa.Schema], WriteStream],
+        join: Callable[[pa.Schema], Stream],
         schema: pa.Schema,
         columns: list[str] | None,
         *,
@@ -40,9 +39,12 @@ class Appender:
         linger_seconds: float,
         rows_per_write: int,
         writes_in_flight: int,
+        resumed: WriterState | None = None,
     ) -> None:
         if rows_per_write < 1 or writes_in_flight < 1 or linger_seconds < 0:
             raise InvalidArgument("rows_per_write and writes_in_flight must be above 0, linger_seconds not below 0")
+        self.resumed = resumed
+        """How far the writer was when this appender was opened; None without a writer."""
         self._join = join
         self._table_schema = schema
         self._label = label
@@ -50,18 +52,20 @@ class Appender:
         self._rows_per_write = rows_per_write
         self._writes_in_flight = writes_in_flight
         # Held while a write is taken from the buffer and given to the stream, so that writes leave in the order of
-        # appending. Order of locks: _send_lock, _lock, the stream's.
+        # appending. Order of locks: _send_lock, _lock, the stream's, _outcomes.
         self._send_lock = threading.Lock()
-        # Guarded by _lock: what is appended, down to _closed. The stream is set once, with the columns.
+        # Guarded by _lock: what is appended, down to _closed. The stream is set with the columns, and by the holder of
+        # _send_lock when it has broken.
         self._lock = threading.Lock()
-        self._stream: WriteStream | None = None
+        self._stream: Stream | None = None
         self._names: frozenset[str] = frozenset()
         self._rows: list[Mapping[str, Any]] = []
         self._open: PendingWrite | None = None
         self._open_since = 0.0
         self._overdue: threading.Event | None = None  # set once there is a thread that sends what is overdue
         self._closed = False
-        # Guarded by the stream's lock: what came of it.
+        # Guarded by _outcomes: what came of it.
+        self._outcomes = threading.Lock()
         self._unanswered: dict[int, PendingWrite] = {}  # by id(write), in the order of sending
         self._acknowledged_rows = 0
         self._failed: list[PendingWrite] = []  # refused writes that nobody was told of
@@ -79,7 +83,8 @@ class Appender:
 
         The first row's keys choose the columns, unless `columns` did; columns that are not chosen get their
         default, a key that a later row lacks is NULL. Raises SchemaMismatch for another key, and, once, the
-        error of an earlier write that was refused and that nobody waited for.
+        error of an earlier write that was refused, or lost with its connection, and that nobody waited for. After a
+        broken connection the next write opens another one.
         """
         with self._lock:
             self._check()
@@ -129,13 +134,10 @@ class Appender:
         Raises the error of a write that was refused and that nobody waited for.
         """
         self._send()
-        stream = self._stream
-        if stream is None:
-            return
-        with stream.lock:
+        with self._outcomes:
             waiting = list(self._unanswered.values())
         for write in waiting:
-            stream.wait(write)
+            _stream_of(write).wait(write)
         self._raise_failure()
 
     def close(self) -> None:
@@ -212,30 +214,45 @@ class Appender:
         """Give one write to the stream, for which there is room. _send_lock is held."""
         stream = self._stream
         assert stream is not None  # noqa: S101 - there are columns, so there is a stream
-        with stream.lock:
+        if stream.over is not None:
+            try:
+                stream = self._another(stream)
+            except DucktowerError as error:
+                self._settled(write, error)
+                write._settle(error)
+                return
+        write._stream = stream
+        with self._outcomes:
             self._unanswered[id(write)] = write
         stream.send(write)
         if clock.resting:
             clock.wake()
 
+    def _another(self, over: Stream) -> Stream:
+        """Take another stream in the place of one that is over, once what is in flight in that one has its outcome."""
+        self._stream = stream = self._join(over.schema)
+        over.leave()
+        if self._overdue is not None:
+            stream.start_reading()
+        return stream
+
     def _wait_for_room(self, deadline: float | None = None) -> None:
         """Wait until another write may be on its way. Only the holder of _send_lock adds any."""
-        stream = self._stream
-        while stream is not None:
-            with stream.lock:
+        while True:
+            with self._outcomes:
                 if len(self._unanswered) < self._writes_in_flight:
                     return
                 oldest = next(iter(self._unanswered.values()))
-            stream.wait(oldest, None if deadline is None else _until(deadline))
+            _stream_of(oldest).wait(oldest, None if deadline is None else _until(deadline))
 
     def _complete(self, write: PendingWrite, timeout_seconds: float | None) -> None:
         """Return once the write has its outcome. Raises TimedOut; the time until it is sent counts too."""
-        assert self._stream is not None  # noqa: S101 - there is a write, so there is a stream
         deadline = None if timeout_seconds is None else time.monotonic() + timeout_seconds
         try:
-            if write is self._open:
+            if write._stream is None:  # in the buffer, or in the hands of another thread that holds _send_lock
                 self._send(deadline)
-            self._stream.wait(write, None if deadline is None else _until(deadline))
+            if write._outcome is None:
+                _stream_of(write).wait(write, None if deadline is None else _until(deadline))
         except TimedOut:
             raise TimedOut(
                 f"no acknowledgement within {timeout_seconds:g} seconds; the write may still be stored"
@@ -244,42 +261,38 @@ class Appender:
     # -- outcomes -------------------------------------------------------------------------------------
 
     def _settled(self, write: PendingWrite, outcome: Receipt | DucktowerError) -> None:
-        """Learn what came of a write. The stream's lock is held."""
-        self._unanswered.pop(id(write), None)
-        if isinstance(outcome, Receipt):
-            self._acknowledged_rows += outcome.rows
-        elif self._stream is None or outcome is not self._stream.broken:
-            self._failed.append(write)
+        """Learn what came of a write. Called with its stream's lock; takes no other than its own."""
+        with self._outcomes:
+            self._unanswered.pop(id(write), None)
+            if isinstance(outcome, Receipt):
+                self._acknowledged_rows += outcome.rows
+            else:
+                self._failed.append(write)
 
     def _reported(self, write: PendingWrite) -> None:
-        stream = self._stream
-        assert stream is not None  # noqa: S101 - there is a write, so there is a stream
-        with stream.lock:
+        with self._outcomes:
             if write in self._failed:
                 self._failed.remove(write)
 
     def _check(self) -> None:
         """Raise what nobody was told of yet, or that the appender is closed."""
-        stream = self._stream
-        if stream is not None and (self._failed or stream.over is not None):
+        if self._failed:
             self._raise_failure()
         if self._closed:
             raise InvalidArgument("the appender is closed")
+        if self._stream is not None and self._stream.stopped is not None:
+            raise self._stream.stopped
 
     def _raise_failure(self) -> None:
-        stream = self._stream
-        if stream is None:
-            return
-        with stream.lock:
+        with self._outcomes:
             failed, self._failed = self._failed, []
         if failed:
             error = failed[0]._outcome
             assert isinstance(error, DucktowerError)  # noqa: S101 - that is why it is in the list
             rest = f" ({len(failed) - 1} further writes were refused)" if len(failed) > 1 else ""
-            raise type(error)(error.message + rest)
-        over = stream.over
-        if over is not None:
-            raise over
+            told = type(error)(error.message + rest, retry_after_seconds=error.retry_after_seconds)
+            told.outcome_unknown = any(_is_unknown(write) for write in failed)
+            raise told
 
     # -- rows that are left to themselves -------------------------------------------------------------
 
@@ -322,6 +335,17 @@ class Appender:
             overdue.clear()
             if self._open is not None and time.monotonic() - self._open_since >= self._linger_seconds:
                 self._send()
+
+
+def _stream_of(write: PendingWrite) -> Stream:
+    stream = write._stream
+    if stream is None:
+        raise Unavailable("sending was interrupted; the rows were not sent")
+    return stream
+
+
+def _is_unknown(write: PendingWrite) -> bool:
+    return isinstance(write._outcome, DucktowerError) and write._outcome.outcome_unknown
 
 
 def _until(deadline: float) -> float:

@@ -1,7 +1,7 @@
 """The client: one connection to a server, usable from several threads.
 
-Owns the connection, the translation of statuses back into `ducktower.errors`, and what is tried again. Must
-never send a write twice whose first outcome is unknown.
+Owns the connection, and says of each call how it may be tried again. Must never send a write twice whose first outcome
+is unknown, unless it has a writer and a sequence.
 """
 
 from __future__ import annotations
@@ -9,43 +9,35 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import random
-import time
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 import pyarrow as pa
 import pyarrow.flight as flight
 
 from ..config import DEFAULT_PORT
 from ..errors import (
-    Conflict,
-    DucktowerError,
     InvalidArgument,
-    Overloaded,
     SchemaMismatch,
     TableExists,
     Unavailable,
+    unknown,
 )
 from ..malloc import keep_freed_memory
 from ..protocol.commands import Exchange, Put, Query, to_json
-from ..protocol.status import from_flight, is_coded
 from ..row_groups import MESSAGE_BYTES, messages, messages_of_stream
 from .appender import Appender
 from .backup import Backup, check_destination, receive
 from .data import query_sql, to_arrow
-from .pending import Receipt
+from .pending import Receipt, WriterState
 from .pinning import fingerprint_of, pin
+from .retrying import if_named, if_reading, if_refused, retried, translated
 from .write_stream import WriteStream, WriteStreams
 
 __all__ = ["Backup", "Executed", "FlightClient", "Receipt", "WriterState", "connect"]
 
-T = TypeVar("T")
-
-_PAUSE_SECONDS_FIRST = 0.02
-_PAUSE_SECONDS_MAX = 1.0
 _CHANNEL_OPTIONS = [
     # How much the server may send ahead of what was read, for each stream: two messages. gRPC's own guess begins at
     # 64 KiB and is too low for a loopback.
@@ -68,18 +60,11 @@ class Executed(NamedTuple):
     table: pa.Table | None
 
 
-class WriterState(NamedTuple):
-    """How far a writer came: the sequence of its last write, the rows of all of its writes, the last one's commit."""
-
-    sequence: int
-    rows: int
-    commit: int
-
-
 class FlightClient:
-    """A connection. Every method raises the errors of `ducktower`; reads are tried again, writes only when the
-    server said that it stored nothing (Overloaded, Conflict), for `retry_seconds` in all, and not before the
-    server's hint when to come back (`retry_after_seconds` of the error).
+    """A connection. Every method raises the errors of `ducktower`. What is safe is tried again for `retry_seconds` in
+    all, with growing pauses, and not before the server's hint when to come back (`retry_after_seconds` of the error):
+    reads, writes that were refused before they did anything, and writes with a writer and a sequence. When nobody can
+    tell whether another write was stored, its error is `outcome_unknown`.
     """
 
     def __init__(
@@ -127,7 +112,7 @@ class FlightClient:
         """Return what makes the connection trust that one certificate, which is fetched now."""
         if not self.url.startswith("grpc+tls://"):
             raise InvalidArgument("a fingerprint is of use with grpc+tls:// alone")
-        pinned = self._retried(lambda: pin(self.url, fingerprint, own), Unavailable)
+        pinned = retried(lambda: pin(self.url, fingerprint, own), if_reading, self._retry_seconds)
         return {"tls_root_certs": pinned.certificate, "override_hostname": pinned.name}
 
     # -- writing --------------------------------------------------------------------------------------
@@ -174,14 +159,14 @@ class FlightClient:
         put = Put(table, schema_name or "main", mode, _key(key), writer, sequence or 0)
         arrow = to_arrow(data)
         if isinstance(arrow, pa.Table):
-            safe = (Overloaded, Conflict) if writer is None else (Overloaded, Conflict, Unavailable)
-            return self._retried(lambda: self._put(put, arrow), *safe)
+            safe = if_refused if writer is None else if_named
+            return retried(lambda: self._put(put, arrow), safe, self._retry_seconds)
         return self._stream(put, arrow)
 
     def writer(self, name: str) -> WriterState:
         """Return how far this caller's writer of that name came; zeros when it never wrote."""
         body = to_json({"writer": name})
-        found = self._retried(lambda: self._action("writer", body), Unavailable, Overloaded)
+        found = retried(lambda: self._action("writer", body), if_reading, self._retry_seconds)
         state = json.loads(found[0])
         return WriterState(int(state["sequence"]), int(state["rows"]), int(state["commit"]))
 
@@ -193,7 +178,7 @@ class FlightClient:
         if not isinstance(sql, str):
             raise InvalidArgument(f"SQL is text, not {type(sql).__name__}")
         body = Query(sql, _parameters(parameters)).to_bytes()
-        results = self._retried(lambda: self._action("execute", body), Overloaded, Conflict)
+        results = retried(lambda: self._action("execute", body, writes=True), if_refused, self._retry_seconds)
         done = json.loads(results[0])
         return Executed(int(done["rows"]), int(done["commit"]), _ipc_table(results[1:]))
 
@@ -221,7 +206,7 @@ class FlightClient:
             return started
 
         def join(columns: pa.Schema) -> WriteStream:
-            with _translated(self.url):
+            with translated(self.url):
                 return self._write_streams.join(put, columns, start)
 
         return Appender(
@@ -241,10 +226,10 @@ class FlightClient:
         ticket = _ticket(query, parameters)
 
         def run() -> pa.Table:
-            with _translated(self.url):
+            with translated(self.url):
                 return self._flight.do_get(ticket, self._options).read_all()
 
-        return self._retried(run, Unavailable, Overloaded)
+        return retried(run, if_reading, self._retry_seconds)
 
     def reader(self, query: Any, parameters: Sequence[Any] | dict[str, Any] | None = None) -> pa.RecordBatchReader:
         """Run a query and return its result as a stream, in bounded memory, of one snapshot.
@@ -264,11 +249,11 @@ class FlightClient:
         ticket = _ticket(query, parameters)
 
         def start() -> tuple[Any, pa.Schema]:
-            with _translated(self.url):
+            with translated(self.url):
                 stream = self._flight.do_get(ticket, self._options)
                 return stream, stream.schema
 
-        stream, schema = self._retried(start, Unavailable, Overloaded)
+        stream, schema = retried(start, if_reading, self._retry_seconds)
         return schema, _batches(self.url, stream)
 
     def table(self, table: str, schema_name: str | None = None) -> Any:
@@ -294,11 +279,11 @@ class FlightClient:
         path = [table] if schema_name is None else [schema_name, table]
 
         def run() -> pa.Schema:
-            with _translated(self.url):
+            with translated(self.url):
                 descriptor = flight.FlightDescriptor.for_path(*path)
                 return self._flight.get_schema(descriptor, self._options).schema
 
-        return self._retried(run, Unavailable, Overloaded)
+        return retried(run, if_reading, self._retry_seconds)
 
     def health(self) -> dict[str, Any]:
         """Return the server's state: `status` (serving, reopening, stopping), `commit`, versions and more."""
@@ -319,7 +304,7 @@ class FlightClient:
 
     def checkpoint(self) -> dict[str, Any]:
         """Have the server write its WAL into the database file."""
-        results = self._retried(lambda: self._action("checkpoint"), Overloaded, Conflict)
+        results = retried(lambda: self._action("checkpoint"), if_refused, self._retry_seconds)
         done: dict[str, Any] = json.loads(results[0])
         return done
 
@@ -351,7 +336,7 @@ class FlightClient:
 
     def _put(self, put: Put, table: pa.Table) -> Receipt:
         """One DoPut: its rows are in memory, so nothing but the end of this process can cut it short."""
-        with _translated(self.url):
+        with translated(self.url, writes=True):
             descriptor = flight.FlightDescriptor.for_command(to_json(put.to_json()))
             writer, reader = self._flight.do_put(descriptor, table.schema, self._options)
             try:
@@ -366,21 +351,21 @@ class FlightClient:
 
     def _stream(self, put: Put, batches: pa.RecordBatchReader) -> Receipt:
         """One DoExchange: unlike a DoPut it can be called off when the source raises half way."""
-        with _translated(self.url):
+        with translated(self.url):
             descriptor = flight.FlightDescriptor.for_command(Exchange("ingest", put).to_bytes())
             writer, reader = self._flight.do_exchange(descriptor, self._options)
         try:
-            with _translated(self.url):
+            with translated(self.url):
                 writer.begin(batches.schema)
             complete = self._send(writer, batches)
-            with _translated(self.url):
+            with translated(self.url, writes=True):
                 writer.done_writing()
                 answer = reader.read_chunk().app_metadata
             if not complete:
-                raise Unavailable("the stream broke; whether the rows were stored is not known")
+                raise unknown(Unavailable("the stream broke; whether the rows were stored is not known"))
             return _receipt(answer)
         except StopIteration:
-            raise Unavailable("the server ended the stream; whether the rows were stored is not known") from None
+            raise _ended() from None
         except BaseException:
             reader.cancel()  # whatever it was: nothing of this write may be stored
             raise
@@ -402,45 +387,27 @@ class FlightClient:
             sent = True
         if not sent:  # the schema travels with the first batch, even of a stream that has no rows
             empty = [pa.nulls(0, field.type) for field in batches.schema]
-            with _translated(self.url):
+            with translated(self.url):
                 writer.write_batch(pa.RecordBatch.from_arrays(empty, schema=batches.schema))
         return True
 
-    def _action(self, name: str, body: bytes = b"") -> list[bytes]:
-        with _translated(self.url):
+    def _action(self, name: str, body: bytes = b"", *, writes: bool = False) -> list[bytes]:
+        with translated(self.url, writes=writes):
             results = self._flight.do_action(flight.Action(name, body), self._options)
             return [result.body.to_pybytes() for result in results]
 
     def _parts(self, name: str) -> Iterator[bytes]:
         """Give an action's answers one by one, however long they take."""
-        with _translated(self.url):
+        with translated(self.url):
             for result in self._flight.do_action(flight.Action(name, b""), self._stream_options):
                 yield result.body.to_pybytes()
 
     def _read_action(self, name: str) -> list[bytes]:
-        return self._retried(lambda: self._action(name), Unavailable, Overloaded)
+        return retried(lambda: self._action(name), if_reading, self._retry_seconds)
 
     def _read_object(self, name: str) -> dict[str, Any]:
         found: dict[str, Any] = json.loads(self._read_action(name)[0])
         return found
-
-    def _retried(self, call: Callable[[], T], *kinds: type[DucktowerError]) -> T:
-        """Run `call`, again and again while it fails with one of `kinds` and `retry_seconds` are not over."""
-        deadline = time.monotonic() + self._retry_seconds
-        pause = _PAUSE_SECONDS_FIRST
-        while True:
-            try:
-                return call()
-            except kinds as error:
-                wait = max(
-                    pause * random.uniform(0.5, 1.5),  # noqa: S311 - jitter is no secret
-                    # Not before the server said that it is worth it, and not all who heard the same at once.
-                    (error.retry_after_seconds or 0.0) * random.uniform(1.0, 1.25),  # noqa: S311
-                )
-                if time.monotonic() + wait > deadline:
-                    raise
-            time.sleep(wait)
-            pause = min(pause * 2, _PAUSE_SECONDS_MAX)
 
 
 def connect(
@@ -477,23 +444,11 @@ def connect(
     )
 
 
-@contextlib.contextmanager
-def _translated(url: str) -> Iterator[None]:
-    try:
-        yield
-    except (pa.ArrowException, flight.FlightError, OSError) as error:
-        found = from_flight(error)
-        if type(found) is Unavailable and not is_coded(error):
-            # gRPC's own words: no server of ours said anything, and the address is the first thing to look at.
-            found = Unavailable(f"no answer from {url}; `ducktower serve` may not be running there ({found.message})")
-        raise found from error
-
-
 def _batches(url: str, stream: Any) -> Generator[pa.RecordBatch, None, None]:
     """Give a stream's batches; whatever ends the generator ends the query on the server."""
     try:
         while True:
-            with _translated(url):
+            with translated(url):
                 try:
                     batch = stream.read_chunk().data
                 except StopIteration:
@@ -551,9 +506,13 @@ def _of_one_schema(batches: pa.RecordBatchReader) -> Iterator[pa.RecordBatch]:
         yield batch
 
 
+def _ended() -> Unavailable:
+    return unknown(Unavailable("the server ended the stream; whether the rows were stored is not known"))
+
+
 def _receipt(answer: Any) -> Receipt:
     if answer is None:
-        raise Unavailable("the server ended the stream; whether the rows were stored is not known")
+        raise _ended()
     body = json.loads(answer.to_pybytes())
     return Receipt(int(body["rows"]), int(body["commit"]))
 

@@ -12,7 +12,8 @@ Who does what:
 - a thread reads only when somebody waits with a limit, or nobody waits at all; and one answer, when nothing happens in
   the stream: the server may end it, and is then answered by its end.
 
-Must never send a write twice: when the stream breaks, what was in flight has an unknown outcome, and says so.
+Must never send a write twice: when the stream breaks, what was in flight has an unknown outcome, and says so. An
+appender then takes another stream for what it sends from then on.
 """
 
 from __future__ import annotations
@@ -28,30 +29,28 @@ from typing import Any
 
 import pyarrow as pa
 
-from ..errors import DucktowerError, SchemaMismatch, TimedOut, Unavailable
+from ..errors import DucktowerError, TimedOut, Unavailable
 from ..protocol.commands import WRITES_PER_BATCH_MAX, error_from_body, parse_ack, writes_metadata
-from ..protocol.status import from_flight
+from ..protocol.status import from_flight, never_sent
 from .clock import clock
+from .forming import BYTES_PER_MESSAGE_MAX, MISFITS, ROWS_PER_MESSAGE_MAX, counted, formed, misfit
 from .pending import Message, PendingWrite, Receipt
-from .whole_numbers import check_fractions, has_integers
 
 __all__ = ["WriteStream", "WriteStreams"]
 
-_ROWS_PER_MESSAGE_MAX = 4_096
-_BYTES_PER_MESSAGE_MAX = 2 * 1024 * 1024
-"""Of a message that carries several writes. A larger write travels alone."""
 _TURNS_GIVEN = 2
 _QUIET_SECONDS = 0.5
 """Without a message for so long a stream is listened to by a thread of its own."""
-_MISFITS = (pa.ArrowException, TypeError, ValueError, OverflowError)
 
 
 class WriteStream:
     """The stream; safe from any thread. Made and shared by `WriteStreams`."""
 
+    stopped = None  # another stream can always be taken in this one's place
+
     def __init__(self, writer: Any, reader: Any, schema: pa.Schema, left: Callable[[WriteStream], bool]) -> None:
         self.schema = schema
-        self._counted = [field for field in schema if has_integers(field.type)]
+        self._counted = counted(schema)
         self._writer = writer
         self._reader = reader
         self._left = left  # takes one user off; True for the last one
@@ -73,7 +72,7 @@ class WriteStream:
         self._thread: threading.Thread | None = None
         self._ending = False
         self._half_closed = False
-        self._parting: DucktowerError | None = None  # why the server ends the stream; nothing more is sent then
+        self._parting: DucktowerError | None = None  # why the stream ends; nothing more is sent then
         self._quiet_since = time.monotonic()
         self.broken: DucktowerError | None = None
         self._over = PendingWrite(None)  # settled when the stream has ended
@@ -87,8 +86,7 @@ class WriteStream:
         """Have a write sent as soon as it may. Writes leave in order."""
         with self.lock:
             if self.over is not None or self._ending:
-                over = self.broken or _unsent(self._parting or Unavailable("the stream has ended"), write.rows)
-                self._settle(write, over)
+                self._settle(write, _unsent(self._parting or Unavailable("the stream has ended"), write.rows))
                 return
             self._queue.append(write)
             self._queued_rows += write.rows
@@ -125,7 +123,7 @@ class WriteStream:
         """Whether a message may leave: the only one in flight, or a full one. The lock is held."""
         if not self._messages:
             return bool(self._queue)
-        return len(self._queue) >= WRITES_PER_BATCH_MAX or self._queued_rows >= _ROWS_PER_MESSAGE_MAX
+        return len(self._queue) >= WRITES_PER_BATCH_MAX or self._queued_rows >= ROWS_PER_MESSAGE_MAX
 
     def _next_message(self) -> tuple[pa.RecordBatch, bytes] | None:
         """Take queued writes, form their message, put them in flight; None when nothing may be sent now."""
@@ -166,7 +164,7 @@ class WriteStream:
         taken = [self._queue.popleft()]
         rows = taken[0].rows
         while self._queue and len(taken) < WRITES_PER_BATCH_MAX:
-            if rows + self._queue[0].rows > _ROWS_PER_MESSAGE_MAX:
+            if rows + self._queue[0].rows > ROWS_PER_MESSAGE_MAX:
                 break
             taken.append(self._queue.popleft())
             rows += taken[-1].rows
@@ -178,31 +176,24 @@ class WriteStream:
         """Make one batch of the writes' rows. Writes whose rows do not fit are refused and left out."""
         if not any(isinstance(write._data, pa.RecordBatch) for write in taken):
             rows = taken[0]._data if len(taken) == 1 else [row for write in taken for row in write._data]
-            with contextlib.suppress(*_MISFITS):
-                return self._batch(rows), taken
+            with contextlib.suppress(*MISFITS):
+                return formed(rows, self.schema, self._counted), taken
         batches, fitting = [], []
         for write in taken:
             try:
-                batches.append(self._batch(write._data))
+                batches.append(formed(write._data, self.schema, self._counted))
                 fitting.append(write)
-            except _MISFITS as error:
-                refusal = _misfit(self.schema, write._data, error)
+            except MISFITS as error:
+                refusal = misfit(self.schema, write._data, error)
                 with self.lock:
                     self._settle(write, refusal)
         if len(batches) > 1:
             return pa.concat_batches(batches), fitting
         return (batches[0] if batches else None), fitting
 
-    def _batch(self, data: Any) -> pa.RecordBatch:
-        """Return a write's rows as a record batch. Raises one of _MISFITS."""
-        if isinstance(data, pa.RecordBatch):
-            return data
-        check_fractions(data, self._counted)
-        return pa.RecordBatch.from_pylist(data, schema=self.schema)
-
     def _fitting(self, batch: pa.RecordBatch, writes: list[PendingWrite]) -> tuple[pa.RecordBatch, list[PendingWrite]]:
         """Leave the last writes for the next message while this one has too many bytes."""
-        while len(writes) > 1 and batch.nbytes > _BYTES_PER_MESSAGE_MAX:
+        while len(writes) > 1 and batch.nbytes > BYTES_PER_MESSAGE_MAX:
             middle = len(writes) // 2
             writes, later = writes[:middle], writes[middle:]
             batch = batch.slice(0, sum(write.rows for write in writes))
@@ -389,7 +380,7 @@ class WriteStream:
             message.unanswered -= 1
             self._messages -= not message.unanswered
         if write._appender is not None:
-            write._appender._settled(write, outcome)
+            write._appender._settled(write, outcome)  # takes the lock of its own outcomes, under which it takes none
         write._settle(outcome)
 
     # -- ending ---------------------------------------------------------------------------------------
@@ -454,18 +445,20 @@ class WriteStream:
             self._sending = self._sending if sending is None else sending
             if self.broken is not None or self._over._outcome is not None:
                 return
-            found = self._parting or found
+            self._parting = found = self._parting or found
             in_flight, unsent = list(self._in_flight.values()), list(self._queue)
             self._in_flight.clear()
             self._queue.clear()
             self._queued_rows = 0
             rows = sum(write.rows for write in in_flight)
-            note = f"; whether the {rows} rows in flight were stored is not known" if rows else ""
-            lost = sum(write.rows for write in unsent)
-            note += f"; {lost} rows were not sent" if lost else ""
+            lost = bool(in_flight) and not never_sent(cause)
+            note = f"; whether the {rows} rows in flight were stored is not known" if lost else ""
             self.broken = type(found)(found.message + note)
-            for write in (*in_flight, *unsent):
+            self.broken.outcome_unknown = lost
+            for write in in_flight:
                 self._settle(write, self.broken)
+            for write in unsent:
+                self._settle(write, _unsent(found, write.rows))
             self._over._settle(self.broken)
             self._moved.notify_all()
 
@@ -525,19 +518,3 @@ class WriteStreams:
             self._open = {key: other for key, other in self._open.items() if other is not stream}
             return True
 
-
-def _misfit(schema: pa.Schema, rows: list[Any], error: Exception) -> SchemaMismatch:
-    """Name the column and the value that a write was refused for."""
-    for field in schema:
-        for row in rows:
-            try:
-                if has_integers(field.type):
-                    check_fractions([row], [field])
-                pa.array([row.get(field.name)], type=field.type)
-            except _MISFITS:
-                value = row.get(field.name)
-                shown = repr(value) if len(repr(value)) < 100 else repr(value)[:100] + "..."
-                return SchemaMismatch(
-                    f'column "{field.name}": found {type(value).__name__} {shown}, wanted {field.type}'
-                )
-    return SchemaMismatch(f"the rows do not fit the table's columns: {error}")

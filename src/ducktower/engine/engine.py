@@ -25,6 +25,7 @@ from ..errors import (
     InvalidArgument,
     TimedOut,
     Unauthenticated,
+    unknown,
 )
 from ..monitor import Counter
 from ..row_groups import messages_of_stream
@@ -588,7 +589,7 @@ class Engine:
         self._queue.submit(Write(PlanKey(target, schema), batches, rows, nbytes, done, share=share, claims=claims))
         limit = self.config.query_timeout_seconds
         if not answered.acquire(timeout=-1 if limit is None else limit):
-            return TimedOut(f"the commit took more than {limit:g} seconds; whether it was stored is not known")
+            return unknown(TimedOut(f"the commit took more than {limit:g} seconds; whether it was stored is not known"))
         return outcomes[0]
 
     def _put_stream(

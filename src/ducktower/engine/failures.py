@@ -26,6 +26,7 @@ from ..errors import (
     TableNotFound,
     TimedOut,
     Unavailable,
+    unknown,
 )
 from .calls import Call
 
@@ -92,8 +93,14 @@ def first_line(text: str) -> str:
 def translate(error: BaseException, call: Call | None = None) -> DucktowerError:
     """Return the error of ours for anything raised by DuckDB or by ourselves.
 
-    A call that was asked to end is answered with the reason, whatever DuckDB raised when it ended.
+    A call that was asked to end is answered with the reason, whatever DuckDB raised when it ended. After a fatal error
+    nobody can tell what became of a COMMIT, until the file is open again.
     """
+    found = _translated(error, call)
+    return unknown(found) if is_fatal(error) else found
+
+
+def _translated(error: BaseException, call: Call | None) -> DucktowerError:
     if isinstance(error, DucktowerError):
         return error
     asked = call.error() if call is not None else None

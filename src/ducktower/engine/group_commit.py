@@ -23,7 +23,7 @@ import duckdb
 import pyarrow as pa
 
 from ..config import EngineConfig
-from ..errors import DucktowerError, Unavailable
+from ..errors import DucktowerError, Unavailable, unknown
 from ..monitor import Counter
 from .calls import Call, Caller, Calls
 from .database import Database, Lease
@@ -284,11 +284,11 @@ class GroupCommitter:
 
     def _give_up(self, writes: list[Write], error: Exception, outcomes: dict[int, Outcome]) -> None:
         self._database.note(error)
-        unknown = Unavailable(
+        lost = Unavailable(
             "the database met a fatal error and is being reopened; "
             f"whether this write was stored is not known: {without_paths(first_line(str(error)))}"
         )
-        outcomes.update((id(write), unknown) for write in writes)
+        outcomes.update((id(write), unknown(lost)) for write in writes)
 
     def _put_aside(self, writes: list[Write], outcomes: dict[int, Outcome]) -> None:
         """Keep writes like these out of groups for a while: they held everybody up."""

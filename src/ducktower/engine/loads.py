@@ -14,10 +14,10 @@ from typing import Any
 
 import duckdb
 
-from ..errors import Conflict, DucktowerError
+from ..errors import Conflict, DucktowerError, unknown
 from .calls import Call
 from .database import Lease
-from .failures import translate
+from .failures import is_fatal, translate
 from .inserts import diagnose, insert_sql, make_table, quoted, table_columns, was_late
 from .words import Target
 
@@ -122,7 +122,7 @@ class Load:
     def _reason(self, error: BaseException, source: str | None) -> DucktowerError:
         asked = self._call.error()
         if asked is not None:
-            return asked
+            return unknown(asked) if is_fatal(error) else asked
         if isinstance(error, DucktowerError):
             return error
         return diagnose(self._cursor, self._catalog, self._target, self._schema, source, error)

@@ -24,7 +24,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from ..errors import CODES, DucktowerError, InternalError, InvalidArgument
+from ..errors import CODES, DucktowerError, InternalError, InvalidArgument, unknown
 
 __all__ = [
     "WRITES_PER_BATCH_MAX",
@@ -231,10 +231,12 @@ def rejection(sequence: int | None, error: DucktowerError) -> bytes:
 
 
 def error_body(error: DucktowerError) -> dict[str, Any]:
-    """Return an error as JSON, with `retry_after_seconds` when it has a hint when to come back."""
+    """Return an error as JSON, with `retry_after_seconds` when it has a hint, and `outcome_unknown` when it is."""
     body: dict[str, Any] = {"code": error.code, "message": error.message, "retryable": error.retryable}
     if error.retryable and error.retry_after_seconds is not None:
         body["retry_after_seconds"] = round(error.retry_after_seconds, 3)
+    if error.outcome_unknown:
+        body["outcome_unknown"] = True
     return body
 
 
@@ -243,9 +245,10 @@ def error_from_body(body: Any) -> DucktowerError:
     if not isinstance(body, Mapping):
         return InternalError(str(body))
     hint = body.get("retry_after_seconds")
-    return CODES.get(str(body.get("code")), InternalError)(
+    error = CODES.get(str(body.get("code")), InternalError)(
         str(body.get("message")), retry_after_seconds=float(hint) if isinstance(hint, (int, float)) else None
     )
+    return unknown(error) if body.get("outcome_unknown") is True else error
 
 
 def _put(body: dict[str, Any], what: str, *, of_stream: bool = False) -> Put:

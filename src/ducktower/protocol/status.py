@@ -1,7 +1,8 @@
 """Our errors <-> Flight's statuses: one table for both directions.
 
 The code travels in the text as `[CODE] message`, because several codes share a gRPC status; the status is for
-clients that know no codes. Owns that table. Must never decide on any other part of a text.
+clients that know no codes. Owns that table. Must never decide on any other part of a text, with one exception that can
+only err on the safe side: `never_sent`.
 """
 
 from __future__ import annotations
@@ -31,9 +32,10 @@ from ..errors import (
     Unavailable,
     coded_text,
     from_coded_text,
+    unknown,
 )
 
-__all__ = ["Unimplemented", "from_flight", "is_coded", "to_flight"]
+__all__ = ["Unimplemented", "from_flight", "from_flight_write", "is_coded", "never_sent", "to_flight"]
 
 
 class Unimplemented(InvalidArgument):
@@ -91,6 +93,11 @@ _STATUS: dict[type[DucktowerError], type[Exception]] = {
 }
 
 _LEAD = re.compile(r"Flight (?:returned unavailable error|cancelled call), with message: ")
+_NEVER_SENT = "failed to connect to all addresses"
+"""What gRPC says of a call that found no connection: nothing of it left this machine. If it says so in other words one
+day, such a call is taken for one whose outcome is not known."""
+_BROKEN = (Unavailable, TimedOut, Cancelled, InternalError)
+"""What a connection that fails half way looks like; the others are refusals, on this side of it or on the other."""
 _UNCODED: tuple[tuple[type[BaseException], type[DucktowerError]], ...] = (
     # What gRPC and foreign servers send without a code of ours.
     (flight.FlightUnavailableError, Unavailable),
@@ -129,6 +136,22 @@ def from_flight(error: BaseException) -> DucktowerError:
         if isinstance(error, theirs):
             return ours(_LEAD.sub("", line))
     return InternalError(f"{type(error).__name__}: {line}")
+
+
+def from_flight_write(error: BaseException) -> DucktowerError:
+    """Return the same for a call that writes: its outcome is unknown unless a server of ours tells it.
+
+    What never left this machine is known, too.
+    """
+    found = from_flight(error)
+    if is_coded(error) or not isinstance(found, _BROKEN) or never_sent(error):
+        return found
+    return unknown(found)
+
+
+def never_sent(error: BaseException) -> bool:
+    """Return whether nothing of the call that failed so left this machine."""
+    return _NEVER_SENT in str(error)
 
 
 def is_coded(error: BaseException) -> bool:
