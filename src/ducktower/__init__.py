@@ -30,7 +30,7 @@ from .errors import (
 )
 
 if TYPE_CHECKING:
-    from .client import Appender, Backup, Executed, FlightClient, PendingWrite, Receipt, connect
+    from .client import Appender, Backup, Executed, FlightClient, PendingWrite, Receipt, WriterState, connect
     from .server import FlightServer, serve
 
 __version__ = "0.1.0"
@@ -61,13 +61,14 @@ __all__ = [
     "TimedOut",
     "Unauthenticated",
     "Unavailable",
+    "WriterState",
     "connect",
     "serve",
 ]
 
 
 _HALVES = {
-    "client": ("Appender", "Backup", "Executed", "FlightClient", "PendingWrite", "Receipt", "connect"),
+    "client": ("Appender", "Backup", "Executed", "FlightClient", "PendingWrite", "Receipt", "WriterState", "connect"),
     "server": ("FlightServer", "serve"),
 }
 

@@ -3,6 +3,6 @@
 from .appender import Appender
 from .backup import Backup
 from .client import Executed, FlightClient, connect
-from .pending import PendingWrite, Receipt
+from .pending import PendingWrite, Receipt, WriterState
 
-__all__ = ["Appender", "Backup", "Executed", "FlightClient", "PendingWrite", "Receipt", "connect"]
+__all__ = ["Appender", "Backup", "Executed", "FlightClient", "PendingWrite", "Receipt", "WriterState", "connect"]

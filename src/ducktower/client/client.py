@@ -31,13 +31,16 @@ from ..row_groups import MESSAGE_BYTES, messages, messages_of_stream
 from .appender import Appender
 from .backup import Backup, check_destination, receive
 from .data import query_sql, to_arrow
-from .pending import Receipt, WriterState
+from .pending import Receipt, Stream, WriterState
 from .pinning import fingerprint_of, pin
 from .retrying import if_named, if_reading, if_refused, retried, translated
-from .write_stream import WriteStream, WriteStreams
+from .write_stream import WriteStreams
+from .writer_stream import WriterStream
 
 __all__ = ["Backup", "Executed", "FlightClient", "Receipt", "WriterState", "connect"]
 
+_NAMED_WRITES_IN_FLIGHT_MAX = 1_024
+"""As many outcomes as a server remembers of each writer, unless it was told otherwise."""
 _CHANNEL_OPTIONS = [
     # How much the server may send ahead of what was read, for each stream: two messages. gRPC's own guess begins at
     # 64 KiB and is too low for a loopback.
@@ -165,10 +168,7 @@ class FlightClient:
 
     def writer(self, name: str) -> WriterState:
         """Return how far this caller's writer of that name came; zeros when it never wrote."""
-        body = to_json({"writer": name})
-        found = retried(lambda: self._action("writer", body), if_reading, self._retry_seconds)
-        state = json.loads(found[0])
-        return WriterState(int(state["sequence"]), int(state["rows"]), int(state["commit"]))
+        return self._writer({"writer": name})
 
     def execute(self, sql: str, parameters: Sequence[Any] | dict[str, Any] | None = None) -> Executed:
         """Run SQL that writes: one statement or a script, all or nothing.
@@ -191,23 +191,47 @@ class FlightClient:
         linger_seconds: float = 0.004,
         rows_per_write: int = 1_000,
         writes_in_flight: int = 64,
+        writer: str | None = None,
+        resume_seconds: float = 60.0,
     ) -> Appender:
         """Open a stream of small writes to a table. See Appender. Raises TableNotFound.
 
         Appenders of one client that write the same columns of a table share a stream: their writes travel together
         and are acknowledged together, and each is stored or refused by itself.
+
+        With the name of a `writer` each write is stored once, in the order of appending. The appender goes on where the
+        writer stopped, which `resumed` tells; after a restart of the server or a broken connection it sends again what
+        was not acknowledged, until that failed for `resume_seconds`. A refused write ends it. What was opened for the
+        writer before, in whatever process, is refused from then on.
         """
         schema = self.table_schema(table, schema_name)
-        put = Put(table, schema_name or "main")
+        put = Put(table, schema_name or "main", writer=writer)
+        resumed = None
 
         def start() -> tuple[Any, Any]:
             descriptor = flight.FlightDescriptor.for_command(Exchange("append", put).to_bytes())
             started: tuple[Any, Any] = self._flight.do_exchange(descriptor, self._stream_options)
             return started
 
-        def join(columns: pa.Schema) -> WriteStream:
+        def begin(columns: pa.Schema) -> tuple[Any, Any]:
+            with translated(self.url):
+                sending, reading = start()
+                sending.begin(columns)
+                return sending, reading
+
+        def join(columns: pa.Schema) -> Stream:
+            if writer is not None and resumed is not None:
+                return WriterStream(writer, columns, begin, resumed.sequence, resume_seconds)
             with translated(self.url):
                 return self._write_streams.join(put, columns, start)
+
+        if writer is not None:
+            if writes_in_flight > _NAMED_WRITES_IN_FLIGHT_MAX or resume_seconds < 0:
+                raise InvalidArgument(
+                    f"with a writer, writes_in_flight is at most {_NAMED_WRITES_IN_FLIGHT_MAX}, which a server "
+                    "remembers, and resume_seconds is not below 0"
+                )
+            resumed = self._writer({"writer": writer, "resume": True})
 
         return Appender(
             join,
@@ -217,6 +241,7 @@ class FlightClient:
             linger_seconds=linger_seconds,
             rows_per_write=rows_per_write,
             writes_in_flight=writes_in_flight,
+            resumed=resumed,
         )
 
     # -- reading --------------------------------------------------------------------------------------
@@ -390,6 +415,11 @@ class FlightClient:
             with translated(self.url):
                 writer.write_batch(pa.RecordBatch.from_arrays(empty, schema=batches.schema))
         return True
+
+    def _writer(self, body: dict[str, Any]) -> WriterState:
+        found = retried(lambda: self._action("writer", to_json(body)), if_reading, self._retry_seconds)
+        state = json.loads(found[0])
+        return WriterState(int(state["sequence"]), int(state["rows"]), int(state["commit"]))
 
     def _action(self, name: str, body: bytes = b"", *, writes: bool = False) -> list[bytes]:
         with translated(self.url, writes=writes):

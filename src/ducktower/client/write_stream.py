@@ -517,4 +517,3 @@ class WriteStreams:
             del self._users[stream]
             self._open = {key: other for key, other in self._open.items() if other is not stream}
             return True
-
