@@ -26,6 +26,7 @@ from .figures import FULL, QUICK, Bench, Figure, WrongCount
 from .flight_sql import flight_sql
 from .machine import describe
 from .memory import memory
+from .peers.comparison import peer_mixed, peer_queries, peer_slow_disk, peer_writes
 from .queries import queries
 from .report import print_report, write_json
 from .security import security
@@ -41,6 +42,10 @@ MEASUREMENTS: dict[str, Callable[[Bench], list[Figure]]] = {
     "flight-sql": flight_sql,
     "security": security,
     "backup": backup,
+    "peer-writes": peer_writes,
+    "peer-slow-disk": peer_slow_disk,
+    "peer-queries": peer_queries,
+    "peer-mixed": peer_mixed,
 }
 LATEST = Path(__file__).with_name("results") / "latest.json"
 

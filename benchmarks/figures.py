@@ -89,6 +89,8 @@ class Figure:
     @property
     def value(self) -> float:
         """The median over the rounds, or of memory the worst of them."""
+        if not self.values:
+            return math.nan  # its note says why
         return max(self.values) if self.at_most else statistics.median(self.values)
 
     @property
@@ -118,7 +120,7 @@ class Figure:
             "name": self.name,
             "title": self.title,
             "unit": self.unit,
-            "value": _short(self.value),
+            "value": _short(self.value) if self.values else None,
             "rounds": [_short(value) for value in self.values],
         }
         if self.base:

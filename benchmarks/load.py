@@ -9,7 +9,6 @@ from __future__ import annotations
 import itertools
 import json
 import threading
-import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
@@ -21,7 +20,8 @@ import pyarrow.flight as flight
 
 import ducktower
 
-from .processes import STARTING_SECONDS, receive, started
+from .clocked import Outcome, Work, summed, together
+from .processes import receive, started
 
 __all__ = ["SCHEMA", "TABLE", "Load", "Outcome", "one_row", "running", "stored_rows"]
 
@@ -45,29 +45,6 @@ class Load:
     token: str = ""
     tls_certificate: str = ""
     """What a server of its own certificate is trusted by, as PEM."""
-
-
-@dataclass(slots=True)
-class Outcome:
-    """What the clients were answered: rows acknowledged, or queries answered."""
-
-    count: int
-    seconds: float
-    latencies: list[float]
-    """Seconds of each call, where calls were timed."""
-
-    @property
-    def rate(self) -> float:
-        return self.count / self.seconds
-
-
-@dataclass(frozen=True, slots=True)
-class Work:
-    """One client at work: a call, what it counts, and what is counted at the end."""
-
-    call: Callable[[], int]
-    finish: Callable[[], int] = lambda: 0
-    timed: bool = True
 
 
 def stored_rows(url: str, table: str = TABLE, **connection: Any) -> int:
@@ -96,7 +73,7 @@ def running(load: Load) -> Iterator[Callable[[], Outcome]]:
             pipe.send("go")
 
         def outcome() -> Outcome:
-            return _sum([result() for _, result in parts])
+            return summed([result() for _, result in parts])
 
         yield outcome
 
@@ -104,62 +81,15 @@ def running(load: Load) -> Iterator[Callable[[], Outcome]]:
 def _process(pipe: Connection, load: Load, number: int) -> Outcome:
     """Be one client process: connect all threads, say so, wait for the word, run."""
     one_row(number)  # Arrow looks for pandas when it makes its first array: that takes most of a second
-    connected, go = threading.Barrier(load.clients + 1), threading.Event()
-    outcomes: list[Outcome] = []
-    failures: list[BaseException] = []
 
-    def client(index: int) -> None:
-        try:
-            with ExitStack() as stack:
-                work = WORKS[load.kind](load, stack, number * 1000 + index)
-                connected.wait(STARTING_SECONDS)
-                go.wait(STARTING_SECONDS)
-                outcomes.append(_run(work, load.seconds))
-        except BaseException as error:
-            failures.append(error)
-            connected.abort()
-
-    threads = [threading.Thread(target=client, args=(index,), daemon=True) for index in range(load.clients)]
-    for thread in threads:
-        thread.start()
-    try:
-        connected.wait(STARTING_SECONDS)
+    def ready() -> None:
         pipe.send("connected")
         receive(pipe)
-        go.set()
-    except threading.BrokenBarrierError:
-        go.set()
-    for thread in threads:
-        thread.join(load.seconds + 2 * STARTING_SECONDS)
-    if failures:
-        raise failures[0]
-    if len(outcomes) < load.clients:
-        raise TimeoutError("a client did not end in time")
-    return _sum(outcomes)
 
+    def make(stack: ExitStack, index: int) -> Work:
+        return WORKS[load.kind](load, stack, index)
 
-def _run(work: Work, seconds: float) -> Outcome:
-    """Call until the time is over; what is in flight then is waited for, and its time counts."""
-    latencies: list[float] = []
-    count = 0
-    start = before = time.perf_counter()
-    while before - start < seconds:
-        count += work.call()
-        after = time.perf_counter()
-        if work.timed:
-            latencies.append(after - before)
-        before = after
-    count += work.finish()
-    return Outcome(count, time.perf_counter() - start, latencies)
-
-
-def _sum(outcomes: list[Outcome]) -> Outcome:
-    """Join clients that ran at the same time."""
-    return Outcome(
-        sum(outcome.count for outcome in outcomes),
-        max(outcome.seconds for outcome in outcomes),
-        list(itertools.chain.from_iterable(outcome.latencies for outcome in outcomes)),
-    )
+    return together(make, load.clients, load.seconds, number * 1000, ready)
 
 
 def one_row(number: int) -> pa.RecordBatch:

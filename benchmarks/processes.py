@@ -21,9 +21,10 @@ from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import psutil
 
-__all__ = ["STARTING_SECONDS", "Server", "apart", "receive", "serving", "started"]
+from .clocked import STARTING_SECONDS
 
-STARTING_SECONDS = 60.0
+__all__ = ["Server", "apart", "receive", "serving", "started"]
+
 STOPPING_SECONDS = 60.0
 IDLE_LOOK_SECONDS = 0.2
 LONGEST_SECONDS = 600.0
@@ -44,8 +45,11 @@ class Server:
 
 
 @contextmanager
-def serving(database: Path, *flags: str) -> Iterator[Server]:
-    """Run `ducktower serve` on a free port of the loopback, and end it by a SIGTERM to its own id."""
+def serving(database: Path, *flags: str, environment: dict[str, str] | None = None) -> Iterator[Server]:
+    """Run `ducktower serve` on a free port of the loopback, and end it by a SIGTERM to its own id.
+
+    `environment` is added to ours.
+    """
     command = [
         str(Path(sys.executable).with_name("ducktower")),
         "serve",
@@ -56,8 +60,8 @@ def serving(database: Path, *flags: str) -> Iterator[Server]:
         "warning",
         *flags,
     ]
-    environment = {key: value for key, value in os.environ.items() if not key.startswith("DUCKTOWER_")}
-    with subprocess.Popen(command, stdout=subprocess.PIPE, env=environment) as process:
+    kept = {key: value for key, value in os.environ.items() if not key.startswith("DUCKTOWER_")}
+    with subprocess.Popen(command, stdout=subprocess.PIPE, env=kept | (environment or {})) as process:
         try:
             url = _ready_url(process)
             _wait_until_idle(process.pid)

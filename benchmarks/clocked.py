@@ -1,0 +1,104 @@
+"""Clients at work for a while: threads that begin together, call until the time is over, and count.
+
+Owns the clock that every client is measured with, Ducktower's and the peers'. Must never import anything but the
+standard library: it also runs in the peers' own environments.
+"""
+
+from __future__ import annotations
+
+import itertools
+import threading
+import time
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass
+
+__all__ = ["STARTING_SECONDS", "Maker", "Outcome", "Work", "summed", "together"]
+
+STARTING_SECONDS = 60.0
+
+
+@dataclass(slots=True)
+class Outcome:
+    """What the clients were answered: rows acknowledged, or queries answered."""
+
+    count: int
+    seconds: float
+    latencies: list[float]
+    """Seconds of each call, where calls were timed."""
+
+    @property
+    def rate(self) -> float:
+        return self.count / self.seconds
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """One client at work: a call, what it counts, and what is counted at the end."""
+
+    call: Callable[[], int]
+    finish: Callable[[], int] = lambda: 0
+    timed: bool = True
+
+
+Maker = Callable[[ExitStack, int], Work]
+"""Connects one client, given what closes it at the end and a number of its own."""
+
+
+def together(make: Maker, clients: int, seconds: float, first: int, ready: Callable[[], None]) -> Outcome:
+    """Connect all clients, then call `ready`, which returns when they shall begin; run them and sum up."""
+    connected, go = threading.Barrier(clients + 1), threading.Event()
+    outcomes: list[Outcome] = []
+    failures: list[BaseException] = []
+
+    def client(number: int) -> None:
+        try:
+            with ExitStack() as stack:
+                work = make(stack, number)
+                connected.wait(STARTING_SECONDS)
+                go.wait(STARTING_SECONDS)
+                outcomes.append(_run(work, seconds))
+        except BaseException as error:
+            failures.append(error)
+            connected.abort()
+
+    threads = [threading.Thread(target=client, args=(first + index,), daemon=True) for index in range(clients)]
+    for thread in threads:
+        thread.start()
+    try:
+        connected.wait(STARTING_SECONDS)
+        ready()
+    except threading.BrokenBarrierError:
+        pass
+    go.set()
+    for thread in threads:
+        thread.join(seconds + 2 * STARTING_SECONDS)
+    if failures:
+        raise failures[0]
+    if len(outcomes) < clients:
+        raise TimeoutError("a client did not end in time")
+    return summed(outcomes)
+
+
+def _run(work: Work, seconds: float) -> Outcome:
+    """Call until the time is over; what is in flight then is waited for, and its time counts."""
+    latencies: list[float] = []
+    count = 0
+    start = before = time.perf_counter()
+    while before - start < seconds:
+        count += work.call()
+        after = time.perf_counter()
+        if work.timed:
+            latencies.append(after - before)
+        before = after
+    count += work.finish()
+    return Outcome(count, time.perf_counter() - start, latencies)
+
+
+def summed(outcomes: list[Outcome]) -> Outcome:
+    """Join clients that ran at the same time."""
+    return Outcome(
+        sum(outcome.count for outcome in outcomes),
+        max(outcome.seconds for outcome in outcomes),
+        list(itertools.chain.from_iterable(outcome.latencies for outcome in outcomes)),
+    )

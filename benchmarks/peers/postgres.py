@@ -1,0 +1,168 @@
+"""PostgreSQL from the system's packages, with its defaults (durable commits), by psycopg over TCP.
+
+Bulk rows become Arrow by the ADBC driver, which uses binary COPY.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+import pwd
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+import psycopg
+
+from benchmarks.clocked import Work
+from benchmarks.peers.agent import Target, main
+
+STARTING_SECONDS = 60
+
+
+def binaries() -> Path | None:
+    """Return where the newest server's programs are, None when none is installed."""
+    found = sorted(Path("/usr/lib/postgresql").glob("*/bin/postgres"), key=lambda path: float(path.parts[-3]))
+    if found:
+        return found[-1].parent
+    one = shutil.which("initdb")
+    return Path(one).resolve().parent if one else None
+
+
+@contextmanager
+def serve(directory: str) -> Iterator[Target]:
+    """Run a new cluster on a free port of the loopback."""
+    programs = binaries()
+    if programs is None:
+        raise RuntimeError("PostgreSQL is not installed; `make bench-setup` installs it")
+    # The server refuses to run as root; the package made a user for it.
+    user = "postgres" if os.geteuid() == 0 else pwd.getpwuid(os.geteuid()).pw_name
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    place = Path(tempfile.mkdtemp(dir=directory))
+    account = pwd.getpwnam(user)
+    os.chown(place, account.pw_uid, account.pw_gid)
+    data = place / "data"
+    as_user: dict[str, Any] = {"user": user, "cwd": place} if os.geteuid() == 0 else {"cwd": place}
+    silent: dict[str, Any] = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    subprocess.run([programs / "initdb", "-D", data, "-U", "bench", "-A", "trust"], check=True, **as_user, **silent)
+    options = [
+        "-c",
+        "listen_addresses=127.0.0.1",
+        "-c",
+        f"unix_socket_directories={place}",
+        "-c",
+        "max_connections=400",
+    ]
+    with subprocess.Popen(
+        [programs / "postgres", "-D", data, "-p", str(port), *options], **as_user, **silent
+    ) as server:
+        try:
+            uri = f"postgresql://bench@127.0.0.1:{port}/postgres"
+            _wait(uri)
+            yield {"uri": uri}
+        finally:
+            server.terminate()
+
+
+def _wait(uri: str) -> None:
+    deadline = time.monotonic() + STARTING_SECONDS
+    while True:
+        try:
+            psycopg.connect(uri).close()
+        except psycopg.OperationalError:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.1)
+        else:
+            return
+
+
+def _connected(target: Target, stack: ExitStack) -> psycopg.Connection[Any]:
+    return stack.enter_context(psycopg.connect(target["uri"], autocommit=True))
+
+
+def script(target: Target, stack: ExitStack, number: int, words: dict[str, Any]) -> Work:
+    """Run one statement once."""
+    connection = _connected(target, stack)
+    done = False
+
+    def call() -> int:
+        nonlocal done
+        if done:
+            return 0
+        done = True
+        cursor = connection.execute(words["sql"])
+        return int(cursor.fetchall()[0][0]) if words.get("counts") else 0
+
+    return Work(call)
+
+
+def insert(target: Target, stack: ExitStack, number: int, words: dict[str, Any]) -> Work:
+    """Insert one row a statement, prepared."""
+    cursor = _connected(target, stack).cursor()
+
+    def call() -> int:
+        cursor.execute("INSERT INTO measured VALUES (%s, %s)", (number, "abc"), prepare=True)
+        return int(cursor.rowcount)
+
+    return Work(call)
+
+
+def query(target: Target, stack: ExitStack, number: int, words: dict[str, Any]) -> Work:
+    """Ask one question after the other, prepared; `{number}` in it grows."""
+    cursor = _connected(target, stack).cursor()
+    numbers = itertools.count(number)
+    sql, varies = words["sql"].replace("%", "%%").replace("{number}", "%s"), "{number}" in words["sql"]
+
+    def call() -> int:
+        cursor.execute(sql, (next(numbers),) if varies else (), prepare=True)
+        if len(cursor.fetchall()) != 1:
+            raise RuntimeError("not one row")
+        return 1
+
+    return Work(call)
+
+
+def _adbc(target: Target, stack: ExitStack) -> Any:
+    from adbc_driver_postgresql import dbapi
+
+    return stack.enter_context(dbapi.connect(target["uri"], autocommit=True))
+
+
+def read(target: Target, stack: ExitStack, number: int, words: dict[str, Any]) -> Work:
+    """Read a whole table into Arrow."""
+    cursor = stack.enter_context(_adbc(target, stack).cursor())
+
+    def call() -> int:
+        cursor.execute("SELECT * FROM lineitem")
+        return int(cursor.fetch_arrow_table().num_rows)
+
+    return Work(call)
+
+
+def write(target: Target, stack: ExitStack, number: int, words: dict[str, Any]) -> Work:
+    """Store the rows of a Parquet file, read into memory before, in a new table each time."""
+    import pyarrow.parquet as parquet
+
+    cursor = stack.enter_context(_adbc(target, stack).cursor())
+    source = parquet.read_table(words["parquet"])
+    numbers = itertools.count()
+
+    def call() -> int:
+        cursor.adbc_ingest(f"bulk_{next(numbers)}", source, mode="create")
+        return int(source.num_rows)
+
+    return Work(call)
+
+
+if __name__ == "__main__":
+    sys.exit(main(serve, {"script": script, "insert": insert, "query": query, "read": read, "write": write}))

@@ -1,0 +1,127 @@
+"""Quack, DuckDB's own remote protocol (https://duckdb.org/docs/current/quack/overview): served and used by DuckDB.
+
+Statements are sent as they are with `query()` of the attached catalog, which takes one request; rows of a client's own
+table go in by `INSERT INTO remote.t SELECT`.
+"""
+
+from __future__ import annotations
+
+import itertools
+import socket
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+import duckdb
+from duckdb_extensions import import_extension
+
+from benchmarks.clocked import Work
+from benchmarks.peers.agent import Target, main
+
+TOKEN = "benchmark"
+
+
+def _opened(path: str = ":memory:") -> Any:
+    """Open a database with the extension loaded, from the wheels and not from the network."""
+    connection = duckdb.connect(path)
+    connection.execute(f"SET extension_directory = '{Path(sys.prefix) / 'extensions'}'")
+    connection.execute("SET enable_progress_bar = false")
+    for name in ("httpfs", "quack"):
+        import_extension(name, con=connection)
+        connection.execute(f"LOAD {name}")
+    return connection
+
+
+@contextmanager
+def serve(directory: str) -> Iterator[Target]:
+    """Serve a new file."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    path = Path(tempfile.mkdtemp(dir=directory)) / "quack.duckdb"
+    connection = _opened(str(path))
+    connection.execute(f"CALL quack_serve('quack:localhost:{port}', token = '{TOKEN}')")
+    yield {"uri": f"quack:localhost:{port}"}
+    connection.close()
+
+
+def _connected(target: Target, stack: ExitStack) -> Any:
+    connection = _opened()
+    stack.callback(connection.close)
+    connection.execute(f"ATTACH '{target['uri']}' AS remote (TOKEN '{TOKEN}')")
+    return connection
+
+
+def _ask(connection: Any, sql: str) -> list[Any]:
+    quoted = sql.replace("'", "''")
+    rows: list[Any] = connection.execute(f"FROM remote.query('{quoted}')").fetchall()
+    return rows
+
+
+def script(target: Target, stack: ExitStack, number: int, words: dict[str, Any]) -> Work:
+    """Run one statement once."""
+    connection = _connected(target, stack)
+    done = False
+
+    def call() -> int:
+        nonlocal done
+        if done:
+            return 0
+        done = True
+        rows = _ask(connection, words["sql"])
+        return int(rows[0][0]) if rows and words.get("counts") else 0
+
+    return Work(call)
+
+
+def insert(target: Target, stack: ExitStack, number: int, words: dict[str, Any]) -> Work:
+    """Insert one row a statement."""
+    connection = _connected(target, stack)
+
+    def call() -> int:
+        _ask(connection, f"INSERT INTO measured VALUES ({number}, 'abc')")
+        return 1
+
+    return Work(call)
+
+
+def query(target: Target, stack: ExitStack, number: int, words: dict[str, Any]) -> Work:
+    """Ask one question after the other; `{number}` in it grows."""
+    connection = _connected(target, stack)
+    numbers = itertools.count(number)
+
+    def call() -> int:
+        if len(_ask(connection, words["sql"].format(number=next(numbers)))) != 1:
+            raise RuntimeError("not one row")
+        return 1
+
+    return Work(call)
+
+
+def read(target: Target, stack: ExitStack, number: int, words: dict[str, Any]) -> Work:
+    """Read a whole table into Arrow."""
+    connection = _connected(target, stack)
+    return Work(lambda: int(connection.execute("FROM remote.lineitem").to_arrow_table().num_rows))
+
+
+def write(target: Target, stack: ExitStack, number: int, words: dict[str, Any]) -> Work:
+    """Store the rows of a Parquet file, read into memory before, in a new table each time."""
+    import pyarrow.parquet as parquet
+
+    connection = _connected(target, stack)
+    source = parquet.read_table(words["parquet"])
+    connection.register("source", source)
+    numbers = itertools.count()
+
+    def call() -> int:
+        connection.execute(f"CREATE TABLE remote.bulk_{next(numbers)} AS FROM source")
+        return int(source.num_rows)
+
+    return Work(call)
+
+
+if __name__ == "__main__":
+    sys.exit(main(serve, {"script": script, "insert": insert, "query": query, "read": read, "write": write}))

@@ -1,0 +1,84 @@
+"""xorq's Flight server (https://docs.xorq.dev) over a DuckDB file, used by its own client.
+
+Rows go in by `upload_table`, which appends to a table that is there; questions are expressions. It has no SQL of its
+client's, so tables are made by the first upload, and only counts and point queries are asked.
+"""
+
+from __future__ import annotations
+
+import itertools
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import xorq.api as xo
+from xorq.flight import FlightServer, FlightUrl
+from xorq.flight.client import FlightClient
+
+from benchmarks.clocked import Work
+from benchmarks.peers.agent import Target, main
+
+
+@contextmanager
+def serve(directory: str) -> Iterator[Target]:
+    """Serve a new file."""
+    path = Path(tempfile.mkdtemp(dir=directory)) / "xorq.duckdb"
+    url = FlightUrl(host="127.0.0.1")
+    with FlightServer(flight_url=url, make_connection=partial(xo.duckdb.connect, str(path))) as server:
+        yield {"host": "127.0.0.1", "port": server.flight_url.port}
+
+
+def _connected(target: Target) -> FlightClient:
+    return FlightClient(host=target["host"], port=target["port"])
+
+
+def insert(target: Target, stack: ExitStack, number: int, words: dict[str, Any]) -> Work:
+    """Upload one row a call."""
+    client = _connected(target)
+    row = pa.table({"id": pa.array([number], pa.int64()), "value": ["abc"]})
+
+    def call() -> int:
+        client.upload_table("measured", row)
+        return 1
+
+    return Work(call)
+
+
+def upload(target: Target, stack: ExitStack, number: int, words: dict[str, Any]) -> Work:
+    """Upload `rows` rows of `lookup` once."""
+    client = _connected(target)
+    numbers = range(words["rows"])
+    rows = pa.table({"id": pa.array(numbers, pa.int64()), "value": [f"value {i}" for i in numbers]})
+    left = [rows]
+
+    def call() -> int:
+        while left:
+            client.upload_table("lookup", left.pop())
+        return 0
+
+    return Work(call)
+
+
+def count(target: Target, stack: ExitStack, number: int, words: dict[str, Any]) -> Work:
+    """Count the rows of a table, again and again; with `once`, once, and give the count."""
+    client = _connected(target)
+    schema = xo.schema({"id": "int64", "value": "string"})
+    question = xo.table(schema, name=words["table"]).count()
+    asked = itertools.count()
+
+    def call() -> int:
+        if not words.get("once"):
+            client.execute(question)
+            return 1
+        return int(client.execute(question).column(0)[0].as_py()) if next(asked) == 0 else 0
+
+    return Work(call)
+
+
+if __name__ == "__main__":
+    sys.exit(main(serve, {"insert": insert, "upload": upload, "count": count}))
