@@ -236,7 +236,7 @@ ducktower.cli.run()
         commands = typer.main.get_command(app).commands  # type: ignore[attr-defined]
         settings = {one.name for config in (EngineConfig, ServerConfig) for one in fields(config)}
         own = {"log_level", "query_timeout", "upload_timeout", "allow_path", "allow_extension", "min_free_space"}
-        own |= {"backup_every", "backup_keep"}
+        own |= {"backup_every", "backup_keep", "principal_query_timeout"}
         assert {option.name for option in commands["serve"].params} - own - {"help"} <= settings
 
     def test_the_reference_is_up_to_date(self) -> None:

@@ -60,6 +60,7 @@ def test_numbers_say_their_unit() -> None:
                     (
                         "_bytes_max",
                         "writers_max",
+                        "connections_max",
                         "_outcomes_max",
                         "_chars_max",
                         "_bytes_min",

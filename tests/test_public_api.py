@@ -14,7 +14,8 @@ import ducktower
 from support.servers import environment
 
 ROOT = Path(__file__).parent.parent
-LAZY = {"FlightServer", "serve", "Appender", "Backup", "Executed", "FlightClient", "PendingWrite", "Receipt", "connect"}
+LAZY = {"FlightServer", "serve", "Appender", "Backup", "Executed", "FlightClient", "PendingWrite", "Receipt"}
+LAZY |= {"WriterState", "connect"}
 
 
 def test_all_is_what_there_is() -> None:

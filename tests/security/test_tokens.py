@@ -460,8 +460,9 @@ class TestTheEnd:
                 stream.read_all()
             with pytest.raises(ducktower.DucktowerError):
                 until(lambda: rows.append({"n": 3}).result() and False, "the refusal of a row", seconds=15)
-            with pytest.raises(ducktower.DucktowerError):
-                rows.close()
+            with pytest.raises(ducktower.Unauthenticated):
+                rows.append({"n": 4}).result()  # a new stream is not to be had either
+            rows.close()  # every write's outcome was told
             with pytest.raises(flight.FlightUnauthenticatedError, match="revoked or has expired"):
                 raw.query("SELECT 1")
         until(lambda: [one["text"] for one in boss.sessions()] == [], "the end of every call", seconds=15)
