@@ -193,7 +193,8 @@ def test_a_sabotaged_run_reports_it(tmp_path: Path) -> None:
     Saboteur(tmp_path, None, tally, kinds=["put"]).run(plan, lambda: False, 1)
     found = {violation.kind for violation in tally.violations}
     assert {"lost", "client", "code", "server"} <= found <= VIOLATIONS.keys()
-    assert tally.faults["kill server"] == tally.effects["kill server"] == 1
+    assert tally.faults["kill server"] == 1
+    assert tally.effects["kill server"] <= 1  # it is one when a write was under way at that moment
     assert tally.acknowledged["put"] > 0
 
 
