@@ -224,4 +224,6 @@ def test_uploads_and_streams_count_what_arrives(database: Path) -> None:
             assert slow.result(30).rows == 100
         for _ in range(3):
             assert store(GREEDY, [batch]).rows == 100
-        assert engine._arriving._of_one == {}
+        nulls = pa.record_batch({"i": pa.nulls(100)})  # no bytes, and counted all the same
+        assert engine.put(Target("t"), pa.Table.from_batches([nulls]).to_reader(), GREEDY).rows == 100
+        assert (engine._arriving._all, engine._arriving._of_one) == (0, {})

@@ -16,7 +16,7 @@ from .ledger import fingerprint
 from .shares import Share
 from .trail import Trail
 from .trails import counted
-from .uploads import Arriving
+from .uploads import Arriving, counted_bytes
 from .words import Claim, Outcome, PlanKey, Target, Write
 from .writers import Term
 
@@ -71,7 +71,7 @@ class Appending:
         much arrives at once, LimitExceeded for a batch larger than a group, Unavailable when the server stops,
         InvalidArgument when the writer was resumed elsewhere; `done` is not called then.
         """
-        nbytes = max(batch.nbytes, batch.num_rows)  # columns of nulls have no bytes
+        nbytes = counted_bytes(batch)
         if nbytes > self._bytes_max:
             raise LimitExceeded(
                 f"a write of a stream has {nbytes} bytes, the limit is {self._bytes_max}; send it as a write of its own"

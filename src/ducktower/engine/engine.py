@@ -60,7 +60,7 @@ from .shares import Share
 from .sight import seen_of
 from .sql_facts import SqlFacts, sql_facts
 from .trails import add_rows, note_rows
-from .uploads import Arriving, UploadLimit
+from .uploads import Arriving, UploadLimit, counted_bytes
 from .words import Claim, Executed, Outcome, PlanKey, Receipt, SlowWrite, Target, Write
 from .writers import Terms
 
@@ -372,9 +372,10 @@ class Engine:
                 caller.heard()
                 if not batch.num_rows:
                     continue
-                self._arriving.add(caller.principal.name, batch.nbytes)
+                came = counted_bytes(batch)
+                self._arriving.add(caller.principal.name, came)
                 ahead.append(batch)
-                nbytes += max(batch.nbytes, batch.num_rows)  # columns of nulls have no bytes
+                nbytes += came
                 if nbytes > self._small_bytes_max:
                     break
         finally:

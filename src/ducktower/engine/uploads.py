@@ -14,7 +14,12 @@ from ..errors import LimitExceeded, Overloaded, coded_text
 from .row_limit import RowLimit
 from .streams import chained
 
-__all__ = ["Arriving", "UploadLimit"]
+__all__ = ["Arriving", "UploadLimit", "counted_bytes"]
+
+
+def counted_bytes(batch: Any) -> int:
+    """Return what a batch of a small write counts for where bytes are bounded: columns of nulls have none."""
+    return max(int(batch.nbytes), int(batch.num_rows))
 
 
 class UploadLimit:
