@@ -17,12 +17,18 @@ from typing import Any
 
 from benchmarks.clocked import Work, together
 
-__all__ = ["Target", "Works", "main"]
+__all__ = ["Target", "Works", "main", "once"]
 
 Target = dict[str, Any]
 """Where a server is and what its clients need to know; the driver's own words."""
 Works = Mapping[str, Callable[[Target, ExitStack, int, dict[str, Any]], Work]]
 """Kinds of work: called with the target, what closes the client, the client's number, and the work's own words."""
+
+
+def once(do: Callable[[], int]) -> Work:
+    """Do something the first time, and nothing at further calls: the clock calls until its time is over."""
+    left = [do]
+    return Work(lambda: left.pop()() if left else 0)
 
 
 def main(serve: Callable[[str], AbstractContextManager[Target]], works: Works) -> int:

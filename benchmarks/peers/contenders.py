@@ -105,7 +105,7 @@ class _Peer:
 
     def stored(self) -> int:
         if self.served.peer.driver == "xorq":
-            return self.served.run("count", clients=1, seconds=0.001, table=TABLE, once=True).count
+            return self.served.run("count", clients=1, seconds=0.001, table=TABLE).count
         return self.served.script(f"SELECT count(*) FROM {TABLE}", counts=True)
 
 
@@ -117,7 +117,8 @@ def started_all(
     contenders: dict[str, Contender] = {}
     failures: dict[str, str] = {}
     variables = environment or {}
-    place.chmod(0o755)  # PostgreSQL's server runs as its own user
+    for closed in (bench.directory, place):  # PostgreSQL's server runs as its own user
+        closed.chmod(0o755)
     with ExitStack() as stack:
         for name in names:
             directory = place / name

@@ -1,7 +1,4 @@
-"""PostgreSQL from the system's packages, with its defaults (durable commits), by psycopg over TCP.
-
-Bulk rows become Arrow by the ADBC driver, which uses binary COPY.
-"""
+"""PostgreSQL from the system's packages, with its defaults (durable commits), by psycopg over TCP."""
 
 from __future__ import annotations
 
@@ -22,7 +19,7 @@ from typing import Any
 import psycopg
 
 from benchmarks.clocked import Work
-from benchmarks.peers.agent import Target, main
+from benchmarks.peers.agent import Target, main, once
 
 STARTING_SECONDS = 60
 
@@ -91,19 +88,14 @@ def _connected(target: Target, stack: ExitStack) -> psycopg.Connection[Any]:
 
 
 def script(target: Target, stack: ExitStack, number: int, words: dict[str, Any]) -> Work:
-    """Run one statement once."""
+    """Run one statement once; with `counts`, give the number in its one row."""
     connection = _connected(target, stack)
-    done = False
 
-    def call() -> int:
-        nonlocal done
-        if done:
-            return 0
-        done = True
+    def run() -> int:
         cursor = connection.execute(words["sql"])
-        return int(cursor.fetchall()[0][0]) if words.get("counts") else 0
+        return int(cursor.fetchall()[0][0]) if words["counts"] else 0
 
-    return Work(call)
+    return once(run)
 
 
 def insert(target: Target, stack: ExitStack, number: int, words: dict[str, Any]) -> Work:
@@ -132,37 +124,5 @@ def query(target: Target, stack: ExitStack, number: int, words: dict[str, Any]) 
     return Work(call)
 
 
-def _adbc(target: Target, stack: ExitStack) -> Any:
-    from adbc_driver_postgresql import dbapi
-
-    return stack.enter_context(dbapi.connect(target["uri"], autocommit=True))
-
-
-def read(target: Target, stack: ExitStack, number: int, words: dict[str, Any]) -> Work:
-    """Read a whole table into Arrow."""
-    cursor = stack.enter_context(_adbc(target, stack).cursor())
-
-    def call() -> int:
-        cursor.execute("SELECT * FROM lineitem")
-        return int(cursor.fetch_arrow_table().num_rows)
-
-    return Work(call)
-
-
-def write(target: Target, stack: ExitStack, number: int, words: dict[str, Any]) -> Work:
-    """Store the rows of a Parquet file, read into memory before, in a new table each time."""
-    import pyarrow.parquet as parquet
-
-    cursor = stack.enter_context(_adbc(target, stack).cursor())
-    source = parquet.read_table(words["parquet"])
-    numbers = itertools.count()
-
-    def call() -> int:
-        cursor.adbc_ingest(f"bulk_{next(numbers)}", source, mode="create")
-        return int(source.num_rows)
-
-    return Work(call)
-
-
 if __name__ == "__main__":
-    sys.exit(main(serve, {"script": script, "insert": insert, "query": query, "read": read, "write": write}))
+    sys.exit(main(serve, {"script": script, "insert": insert, "query": query}))

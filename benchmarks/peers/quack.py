@@ -1,7 +1,6 @@
 """Quack, DuckDB's own remote protocol (https://duckdb.org/docs/current/quack/overview): served and used by DuckDB.
 
-Statements are sent as they are with `query()` of the attached catalog, which takes one request; rows of a client's own
-table go in by `INSERT INTO remote.t SELECT`.
+Statements are sent as they are with `query()` of the attached catalog, which takes one request.
 """
 
 from __future__ import annotations
@@ -19,7 +18,7 @@ import duckdb
 from duckdb_extensions import import_extension
 
 from benchmarks.clocked import Work
-from benchmarks.peers.agent import Target, main
+from benchmarks.peers.agent import Target, main, once
 
 TOKEN = "benchmark"
 
@@ -62,19 +61,14 @@ def _ask(connection: Any, sql: str) -> list[Any]:
 
 
 def script(target: Target, stack: ExitStack, number: int, words: dict[str, Any]) -> Work:
-    """Run one statement once."""
+    """Run one statement once; with `counts`, give the number in its one row."""
     connection = _connected(target, stack)
-    done = False
 
-    def call() -> int:
-        nonlocal done
-        if done:
-            return 0
-        done = True
+    def run() -> int:
         rows = _ask(connection, words["sql"])
-        return int(rows[0][0]) if rows and words.get("counts") else 0
+        return int(rows[0][0]) if words["counts"] else 0
 
-    return Work(call)
+    return once(run)
 
 
 def insert(target: Target, stack: ExitStack, number: int, words: dict[str, Any]) -> Work:
@@ -101,27 +95,5 @@ def query(target: Target, stack: ExitStack, number: int, words: dict[str, Any]) 
     return Work(call)
 
 
-def read(target: Target, stack: ExitStack, number: int, words: dict[str, Any]) -> Work:
-    """Read a whole table into Arrow."""
-    connection = _connected(target, stack)
-    return Work(lambda: int(connection.execute("FROM remote.lineitem").to_arrow_table().num_rows))
-
-
-def write(target: Target, stack: ExitStack, number: int, words: dict[str, Any]) -> Work:
-    """Store the rows of a Parquet file, read into memory before, in a new table each time."""
-    import pyarrow.parquet as parquet
-
-    connection = _connected(target, stack)
-    source = parquet.read_table(words["parquet"])
-    connection.register("source", source)
-    numbers = itertools.count()
-
-    def call() -> int:
-        connection.execute(f"CREATE TABLE remote.bulk_{next(numbers)} AS FROM source")
-        return int(source.num_rows)
-
-    return Work(call)
-
-
 if __name__ == "__main__":
-    sys.exit(main(serve, {"script": script, "insert": insert, "query": query, "read": read, "write": write}))
+    sys.exit(main(serve, {"script": script, "insert": insert, "query": query}))

@@ -1,12 +1,10 @@
 """xorq's Flight server (https://docs.xorq.dev) over a DuckDB file, used by its own client.
 
-Rows go in by `upload_table`, which appends to a table that is there; questions are expressions. It has no SQL of its
-client's, so tables are made by the first upload, and only counts and point queries are asked.
+Rows go in by `upload_table`, which makes a table and then appends to it; questions are expressions.
 """
 
 from __future__ import annotations
 
-import itertools
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -21,7 +19,7 @@ from xorq.flight import FlightServer, FlightUrl
 from xorq.flight.client import FlightClient
 
 from benchmarks.clocked import Work
-from benchmarks.peers.agent import Target, main
+from benchmarks.peers.agent import Target, main, once
 
 
 @contextmanager
@@ -49,36 +47,12 @@ def insert(target: Target, stack: ExitStack, number: int, words: dict[str, Any])
     return Work(call)
 
 
-def upload(target: Target, stack: ExitStack, number: int, words: dict[str, Any]) -> Work:
-    """Upload `rows` rows of `lookup` once."""
-    client = _connected(target)
-    numbers = range(words["rows"])
-    rows = pa.table({"id": pa.array(numbers, pa.int64()), "value": [f"value {i}" for i in numbers]})
-    left = [rows]
-
-    def call() -> int:
-        while left:
-            client.upload_table("lookup", left.pop())
-        return 0
-
-    return Work(call)
-
-
 def count(target: Target, stack: ExitStack, number: int, words: dict[str, Any]) -> Work:
-    """Count the rows of a table, again and again; with `once`, once, and give the count."""
+    """Count the rows of a table once, and give the count."""
     client = _connected(target)
-    schema = xo.schema({"id": "int64", "value": "string"})
-    question = xo.table(schema, name=words["table"]).count()
-    asked = itertools.count()
-
-    def call() -> int:
-        if not words.get("once"):
-            client.execute(question)
-            return 1
-        return int(client.execute(question).column(0)[0].as_py()) if next(asked) == 0 else 0
-
-    return Work(call)
+    question = xo.table(xo.schema({"id": "int64", "value": "string"}), name=words["table"]).count()
+    return once(lambda: int(client.execute(question).column(0)[0].as_py()))
 
 
 if __name__ == "__main__":
-    sys.exit(main(serve, {"insert": insert, "upload": upload, "count": count}))
+    sys.exit(main(serve, {"insert": insert, "count": count}))
