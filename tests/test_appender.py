@@ -637,8 +637,12 @@ class TestBreaks:
         rows.append({"i": 1}).result()
         until(rows._attended, "a listener")
         del rows, client
-        gc.collect()
-        until(lambda: server._listener._admission.in_flight() == 0, "the end of the stream")
+
+        def over() -> bool:
+            gc.collect()  # each time: the clock may hold the appender at just that moment, to look at it
+            return server._listener._admission.in_flight() == 0
+
+        until(over, "the end of the stream")
 
 
 class TestWire:
