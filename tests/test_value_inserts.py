@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import ast
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -184,3 +187,29 @@ def test_literals_are_stored_as_duckdb_stores_them(cursor: Any, database: Path, 
         else:
             session.update(sql)
             assert rows(session, "SELECT COLUMNS(*)::VARCHAR FROM one ORDER BY ALL") == wanted
+
+
+def test_rows_become_columns_without_pandas(database: Path) -> None:
+    """Each type of literal, with and without NULL, is stored without importing pandas, which takes a second."""
+    program = """
+import sys
+from ducktower.config import EngineConfig
+from ducktower.engine import Engine
+engine = Engine(EngineConfig(database=sys.argv[1]))
+session = engine.sessions.open()
+session.update("CREATE TABLE t (i INT, l BIGINT, d DECIMAL(18, 2), b BOOLEAN, s VARCHAR)")
+session.update("INSERT INTO t VALUES (1, 2, 3.25, TRUE, 'Öl')")
+session.update("INSERT INTO t VALUES (NULL, -4000000000, -0.50, NULL, ''), (-7, NULL, NULL, false, NULL)")
+with session.query("SELECT COLUMNS(*)::VARCHAR FROM t ORDER BY ALL").reader as reader:
+    print([tuple(row.values()) for row in reader.read_all().to_pylist()])
+print(engine.table_types().column(0).to_pylist(), "pandas" in sys.modules)
+engine.close(5)
+"""
+    done = subprocess.run([sys.executable, "-c", program, str(database)], capture_output=True, text=True, timeout=60)
+    rows_found, rest = done.stdout.splitlines()
+    assert ast.literal_eval(rows_found) == [
+        ("-7", None, None, "false", None),
+        ("1", "2", "3.25", "true", "Öl"),
+        (None, "-4000000000", "-0.50", None, ""),
+    ], done.stderr
+    assert rest == "['LOCAL TEMPORARY', 'TABLE', 'VIEW'] False"

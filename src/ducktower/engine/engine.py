@@ -50,6 +50,7 @@ from .known_tables import KnownTables
 from .leasing import Cursors
 from .ledger import Ledger, WriterState, fingerprint
 from .loads import Load
+from .packing import packed
 from .parameters import Parameters
 from .reading import stream
 from .scripts import Scripts
@@ -177,7 +178,7 @@ class Engine:
                 return found
             tables = self._guard.seen(cursor, metadata.names_of(cursor, self._database.catalog), who(caller), 1)
         schemas = {"main", *tables.column(1).to_pylist()}
-        return found.filter(pa.array([name in schemas for name in found.column(1).to_pylist()], pa.bool_()))
+        return found.filter(packed([name in schemas for name in found.column(1).to_pylist()], pa.bool_()))
 
     def tables_of(
         self,

@@ -21,6 +21,7 @@ from .calls import Caller
 from .database import SESSION_SETTINGS
 from .definitions import Definitions
 from .ledger import SCHEMA
+from .packing import packed
 from .sandbox import Sandbox
 from .sight import Sight, seen_of, sees, unseen
 from .trail import Trail
@@ -146,7 +147,7 @@ class Guard:
         shown = [
             kind != "VIEW" or self._shows(cursor, principal, Target(table, schema)) for schema, table, kind in named
         ]
-        return listed.filter(pa.array(shown, pa.bool_()))
+        return listed.filter(packed(shown, pa.bool_()))
 
     def _shows(self, cursor: Any, principal: Principal, view: Target) -> bool:
         try:

@@ -14,10 +14,8 @@ and changes the memory only after COMMIT returned.
 from __future__ import annotations
 
 import hashlib
-import itertools
 import threading
 import time
-from array import array
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -29,6 +27,7 @@ import pyarrow as pa
 from ..config import EngineConfig
 from ..errors import Conflict, DucktowerError, InvalidArgument, LimitExceeded, Overloaded
 from .inserts import quoted
+from .packing import packed
 from .words import Claim, Outcome, PlanKey, Receipt, Target, Write
 
 __all__ = ["LEDGER", "SCHEMA", "Ledger", "Row", "Turn", "WriterState", "fingerprint"]
@@ -258,7 +257,7 @@ class Ledger:
     def batch(lines: list[Row]) -> Any:
         """Return the rows as one pyarrow.RecordBatch."""
         columns = zip(*lines, strict=True)
-        arrays = [_packed(values, of.type) for values, of in zip(columns, _ARROW, strict=True)]
+        arrays = [packed(values, of.type) for values, of in zip(columns, _ARROW, strict=True)]
         return pa.RecordBatch.from_arrays(arrays, schema=_ARROW)
 
     def store(self, cursor: Any, line: Row) -> None:
@@ -350,18 +349,3 @@ class Ledger:
         if stored.fingerprint != claim.fingerprint:
             return InvalidArgument(f"{which} was stored with other content; nothing was stored now")
         return Receipt(stored.rows, stored.commit)
-
-
-def _packed(values: Sequence[Any], kind: Any) -> Any:
-    """Return a pyarrow.Array of texts or of integers of 64 bits.
-
-    `pa.array` takes several times as long, and the first time it imports pandas, where there is one: a second or more,
-    for which the committing thread would keep everybody waiting.
-    """
-    if kind == pa.string():
-        texts = [value.encode() for value in values]
-        ends = array("i", (0, *itertools.accumulate(map(len, texts))))
-        buffers = [None, pa.py_buffer(ends), pa.py_buffer(b"".join(texts))]
-    else:
-        buffers = [None, pa.py_buffer(array("q", values))]
-    return pa.Array.from_buffers(kind, len(values), buffers)

@@ -16,6 +16,7 @@ import pyarrow as pa
 
 from .describing import Describer
 from .ledger import SCHEMA
+from .packing import packed
 
 __all__ = ["TABLE_TYPES", "answered", "catalogs", "db_schemas", "names_of", "table_types", "tables_of"]
 
@@ -93,7 +94,7 @@ def db_schemas(cursor: Any, served: str, catalog: str | None, pattern: str | Non
 
 def table_types() -> Any:
     """Return the kinds of tables: table_type."""
-    return pa.Table.from_pydict({"table_type": list(TABLE_TYPES)}, schema=_TABLE_TYPES)
+    return pa.Table.from_arrays([packed(TABLE_TYPES, pa.string())], schema=_TABLE_TYPES)
 
 
 def tables_of(

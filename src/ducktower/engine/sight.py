@@ -18,6 +18,7 @@ import pyarrow as pa
 from ..errors import Forbidden, TableNotFound
 from . import parse_tree, statements
 from .access import Principal
+from .packing import packed
 from .parse_tree import folded
 from .ties import Ties, tied
 from .view_text import body_of
@@ -97,7 +98,7 @@ def seen_of(table: Any, principal: Principal, *columns: tuple[int, int]) -> Any:
     for schema, name in columns:
         named = zip(table.column(schema).to_pylist(), table.column(name).to_pylist(), strict=True)
         mask = [known and sees(principal, *one) for known, one in zip(mask, named, strict=True)]
-    return table.filter(pa.array(mask, pa.bool_()))
+    return table.filter(packed(mask, pa.bool_()))
 
 
 def unseen(label: str) -> Forbidden:

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import pyarrow as pa
 
 from .inserts import quoted
+from .packing import packed
 from .session_parts import Parts
 from .words import Target
 
@@ -205,13 +206,13 @@ def _column(values: list[Any]) -> Any:
         return _integers(values)
     if kind is Decimal:
         return _decimals(values)
-    return pa.array(values, pa.bool_() if kind is bool else pa.string())
+    return packed(values, pa.bool_() if kind is bool else pa.string())
 
 
 def _integers(values: list[int | None]) -> Any:
     for kind, fits in ((pa.int32(), _INT32), (pa.int64(), _INT64)):
         if all(value is None or value in fits for value in values):
-            return pa.array(values, kind)
+            return packed(values, kind)
     return None
 
 
@@ -224,4 +225,4 @@ def _decimals(values: list[Decimal | None]) -> Any:
     digits = max(len(value.digits) + int(value.exponent) for value in found) + scale
     if digits > _DECIMAL_DIGITS_MAX or scale > _DECIMAL_DIGITS_MAX:
         return None
-    return pa.array(values, pa.decimal128(_DECIMAL_DIGITS_MAX, scale))
+    return packed(values, pa.decimal128(_DECIMAL_DIGITS_MAX, scale))
