@@ -664,6 +664,40 @@ class TestIngest:
         assert "a row is longer than 4 MiB" in line
         assert cli.query(url, "SELECT count(*) AS n FROM wide") == [{"n": 0}]
 
+    @pytest.mark.parametrize(
+        ("text", "rows"),
+        [
+            ('id,word\n1,"a\nb"\n2,"say ""hi"""', 2),
+            ('id,word\n1,5" wide\n\n', 1),
+            ('\n\nword\n"a"\n\n', 1),
+            ("id,word", 0),
+            ('id,word\n1,a\n2,"b', None),
+            ('id,word\n1,a\n2,"b""\n3,c\n', None),
+            ('word\n"', None),
+            ('word,id\nb,"2\n', None),
+            ('id,word\n1,a\n"2', None),
+            ("id,word\n" + "1,a\n" * 2_000_000 + '2,"b\n', None),
+        ],
+        ids=lambda value: repr(value)[-20:],
+    )
+    @pytest.mark.parametrize("mode", ["append", "create"])
+    def test_where_a_csv_file_ends(self, url: str, tmp_path: Path, mode: str, text: str, rows: int | None) -> None:
+        """One that ends inside a quoted value was cut off: it is refused, and nothing of it stored."""
+        table = f"quoted_{tmp_path.name}"
+        if mode == "append":
+            cli.execute(url, f"CREATE TABLE {table} (id BIGINT, word VARCHAR)")
+        path = tmp_path / "quoted.csv"
+        path.write_text(text)
+        arguments = ("ingest", table, str(path), "--mode", mode, "--url", url)
+        if rows is not None:
+            cli.run(*arguments)
+            assert cli.query(url, f"SELECT count(*) AS n FROM {table}") == [{"n": rows}]
+            return
+        line = cli.fails(*arguments, code="INVALID_ARGUMENT")
+        assert line.endswith("quoted.csv as csv: it ends inside a quoted value")
+        stored = "SELECT table_name, estimated_size AS n FROM duckdb_tables() WHERE table_name = '" + table + "'"
+        assert cli.query(url, stored) == ([{"table_name": table, "n": 0}] if mode == "append" else [])
+
     def test_a_type_that_does_not_hold_to_the_end(self, url: str, tmp_path: Path) -> None:
         """A new table's types come from the first rows and the first file: what does not fit them later is named."""
         late = tmp_path / "late.csv"

@@ -51,8 +51,8 @@ def sql_type(kind: pa.DataType | str) -> str:
 
 
 def header_of(head: bytes) -> list[str]:
-    """Return the names in the first line of a CSV file, of which `head` is the beginning."""
-    return next(csv.reader(io.StringIO(head.decode("utf-8-sig", errors="replace"))), [])
+    """Return the names in the first line of a CSV file that is not empty, of which `head` is the beginning."""
+    return next(filter(None, csv.reader(io.StringIO(head.decode("utf-8-sig", errors="replace")))), [])
 
 
 def misfit_in_csv(path: str, text: str, names: Sequence[str]) -> SchemaMismatch | None:

@@ -5,6 +5,7 @@ Owns the decodings, and what to make of files that differ. Must never ask a serv
 
 from __future__ import annotations
 
+import io
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -12,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from ..errors import DucktowerError, InvalidArgument, SchemaMismatch
+from .csv_end import CsvEnd
 from .formats import Format, format_of
 from .json_lines import JsonLines
 from .misfits import header_of, misfit_in_csv, misfit_in_json, sql_type
@@ -45,6 +47,7 @@ class Source:
         self.path = path
         self.bytes_read = 0
         self._head = b""
+        self._csv_end = CsvEnd([])
         self._hints: pa.Schema | None = None
         self._read_as: pa.Schema | None = None
         known = kind or (None if path == STDIN else format_of(path))
@@ -82,6 +85,8 @@ class Source:
             raise self._misfit(error) or self._unreadable(error) from error
 
     def _misfit(self, error: Exception) -> SchemaMismatch | None:
+        if self._csv_end.swallowed(str(error)):
+            return None
         match self.kind:
             case Format.csv:
                 return misfit_in_csv(self.path, str(error), header_of(self._head))
@@ -109,6 +114,8 @@ class Source:
         reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
         if "straddling object" in reason:
             reason = f"a row is longer than {_BLOCK_BYTES // (1024 * 1024)} MiB, the most that one may have"
+        elif self._csv_end.swallowed(reason):
+            reason = "it ends inside a quoted value"
         return InvalidArgument(f"cannot read {self.path} as {self.kind}: {one_line(reason)}")
 
     def _native(self, raw: BinaryIO) -> tuple[pa.Schema, Iterator[pa.RecordBatch]]:
@@ -172,13 +179,14 @@ class Source:
             quoted_strings_can_be_null=False,
         )
         self._head = stream.read(_HEAD_BYTES)
+        end = self._csv_end = CsvEnd(header_of(self._head))
         reader = csv.open_csv(
-            pa.PythonFile(_Headed(self._head, stream), mode="r"),
+            pa.PythonFile(_Framed(self._head, stream, end.text), mode="r"),
             read_options=csv.ReadOptions(block_size=_BLOCK_BYTES),
-            parse_options=csv.ParseOptions(newlines_in_values=True),
+            parse_options=csv.ParseOptions(newlines_in_values=True, invalid_row_handler=end.on_row_of_other_width),
             convert_options=convert,
         )
-        return reader.schema, iter(reader)
+        return reader.schema, end.checked(iter(reader))
 
     def _json(self, stream: pa.NativeFile, hints: pa.Schema | None) -> tuple[pa.Schema, Iterator[pa.RecordBatch]]:
         from pyarrow import json as arrow_json
@@ -214,20 +222,21 @@ class _Metered(Readable):
         return data
 
 
-class _Headed(Readable):
-    """A stream whose head was taken off, with the head before it."""
+class _Framed(Readable):
+    """A stream between the head that was taken off it and an end that it has not."""
 
-    def __init__(self, head: bytes, rest: pa.NativeFile) -> None:
-        self._head = head
-        self._rest = rest
+    def __init__(self, head: bytes, rest: pa.NativeFile, end: bytes) -> None:
+        self._parts = [io.BytesIO(head), rest, io.BytesIO(end)]
 
-    def read(self, size: int = -1) -> bytes:
-        head, self._head = self._head, b""
-        if size < 0:
-            return head + bytes(self._rest.read())
-        self._head = head[size:]
-        head = head[:size]
-        return head + bytes(self._rest.read(size - len(head))) if len(head) < size else head
+    def read(self, size: int) -> bytes:
+        """Return `size` bytes, fewer only at the end: what comes at once is a block to Arrow."""
+        data = b""
+        while len(data) < size and self._parts:
+            more = bytes(self._parts[0].read(size - len(data)))
+            data += more
+            if not more:
+                del self._parts[0]
+        return data
 
 
 def _csv_types(hints: pa.Schema) -> dict[str, pa.DataType]:
