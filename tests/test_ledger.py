@@ -14,7 +14,7 @@ import pytest
 
 import ducktower
 from ducktower.config import EngineConfig
-from ducktower.engine import Engine, Target
+from ducktower.engine import Engine, Named, Target
 from support.servers import ServerProcess
 from support.threads import together
 
@@ -206,7 +206,7 @@ class TestEndings:
         try:
             engine.put(target, pa.Table.from_batches([], schema=SCHEMA).to_reader())
             target = Target("t")
-            put = lambda n: engine.put(target, rows(n).to_reader(), writer="w", sequence=n)  # noqa: E731
+            put = lambda n: engine.put(target, rows(n).to_reader(), named=Named("w", n))  # noqa: E731
             receipts = [put(n) for n in range(1, 101)]
             engine._database.note(duckdb.FatalException("pretended"))
             assert [put(n) for n in range(93, 101)] == receipts[92:]

@@ -117,6 +117,9 @@ def test_what_preparing_tells(raw_sql: RawFlightSql, table: str) -> None:
     written = raw_sql.prepare("INSERT INTO t VALUES (?, ?)")
     assert pa.ipc.read_schema(pa.py_buffer(written.parameter_schema)).types == [pa.int32(), pa.string()]
     assert (written.dataset_schema, written.is_update) == (b"", True)
+    for untold in ("UPDATE t SET v = v || ?", "DELETE FROM t WHERE v || ? = 'x'", "INSERT INTO t SELECT 1, ? || 'x'"):
+        written = raw_sql.prepare(untold)  # DuckDB cannot tell the parameter's type
+        assert (written.dataset_schema, written.is_update) == (b"", True)
     returning = raw_sql.prepare("INSERT INTO t VALUES (1, 'x') RETURNING id")
     assert pa.ipc.read_schema(pa.py_buffer(returning.dataset_schema)).names == ["id"]
     assert (returning.parameter_schema, returning.is_update) == (b"", False)

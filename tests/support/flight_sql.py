@@ -91,11 +91,11 @@ class RawFlightSql:
         assert table.schema.equals(info.schema)
         return table
 
-    def put(self, command: Message, table: pa.Table | None = None) -> bytes:
+    def put(self, command: Message, table: pa.Table | None = None, options: Any = None) -> bytes:
         """DoPut, and its one answer."""
         table = pa.table({}) if table is None else table
         descriptor = flight.FlightDescriptor.for_command(pack(command))
-        writer, reader = self.flight.do_put(descriptor, table.schema)
+        writer, reader = self.flight.do_put(descriptor, table.schema, options)
         with writer:
             writer.write_table(table)
             writer.done_writing()

@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple
@@ -19,6 +19,7 @@ import pyarrow.flight as flight
 
 from ..config import DEFAULT_PORT
 from ..errors import (
+    DucktowerError,
     InvalidArgument,
     SchemaMismatch,
     TableExists,
@@ -157,12 +158,10 @@ class FlightClient:
         when the connection breaks. Raises InvalidArgument for a sequence that is not the next one or that was stored
         with other data.
         """
-        if (writer is None) != (sequence is None):
-            raise InvalidArgument("writer and sequence belong together")
+        safe = _safe(writer, sequence)
         put = Put(table, schema_name or "main", mode, _key(key), writer, sequence or 0)
         arrow = to_arrow(data)
         if isinstance(arrow, pa.Table):
-            safe = if_refused if writer is None else if_named
             return retried(lambda: self._put(put, arrow), safe, self._retry_seconds)
         return self._stream(put, arrow)
 
@@ -170,15 +169,26 @@ class FlightClient:
         """Return how far this caller's writer of that name came; zeros when it never wrote."""
         return self._writer({"writer": name})
 
-    def execute(self, sql: str, parameters: Sequence[Any] | dict[str, Any] | None = None) -> Executed:
+    def execute(
+        self,
+        sql: str,
+        parameters: Sequence[Any] | dict[str, Any] | None = None,
+        *,
+        writer: str | None = None,
+        sequence: int | None = None,
+    ) -> Executed:
         """Run SQL that writes: one statement or a script, all or nothing.
 
         Parameters go to the last statement, and `rows` are those that it changed or returned.
+
+        With `writer` and `sequence` it takes effect once, as in `ingest`, and is sent again when the connection breaks.
+        Raises InvalidSQL then for what changes no tables of the database, and for RETURNING.
         """
         if not isinstance(sql, str):
             raise InvalidArgument(f"SQL is text, not {type(sql).__name__}")
-        body = Query(sql, _parameters(parameters)).to_bytes()
-        results = retried(lambda: self._action("execute", body, writes=True), if_refused, self._retry_seconds)
+        safe = _safe(writer, sequence)
+        body = Query(sql, _parameters(parameters), writer, sequence or 0).to_bytes()
+        results = retried(lambda: self._action("execute", body, writes=True), safe, self._retry_seconds)
         done = json.loads(results[0])
         return Executed(int(done["rows"]), int(done["commit"]), _ipc_table(results[1:]))
 
@@ -512,6 +522,13 @@ def _pem(path: str | os.PathLike[str], what: str) -> bytes:
         return Path(path).read_bytes()
     except OSError as error:
         raise InvalidArgument(f'{what} "{path}" cannot be read: {error.strerror}') from error
+
+
+def _safe(writer: str | None, sequence: int | None) -> Callable[[DucktowerError], bool]:
+    """Return when a write is tried again. Raises InvalidArgument for half a name."""
+    if (writer is None) != (sequence is None):
+        raise InvalidArgument("writer and sequence belong together")
+    return if_refused if writer is None else if_named
 
 
 def _key(key: Sequence[str] | None) -> tuple[str, ...]:

@@ -12,7 +12,7 @@ from .session import Session
 from .session_loads import Ingest
 from .sessions import Sessions
 from .trail import Trail
-from .words import Executed, Receipt, Target
+from .words import Executed, Named, Receipt, Target
 
 __all__ = [
     "LOCAL",
@@ -23,6 +23,7 @@ __all__ = [
     "Engine",
     "Executed",
     "Ingest",
+    "Named",
     "Prepared",
     "Principal",
     "Receipt",

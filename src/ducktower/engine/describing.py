@@ -17,13 +17,12 @@ import pyarrow as pa
 from ..arrow_types import plain_type
 from .carried import schema_of
 from .parameters import ordered_names
-from .statements import is_query, kind_of
+from .statements import gives_changed_rows, is_query, kind_of
 
 __all__ = ["Describer", "Description"]
 
 _UNKNOWN = "UNKNOWN"
 _NULL = '"NULL"'
-_RETURNING = frozenset({"INSERT", "UPDATE", "DELETE", "MERGE_INTO"})
 _ANSWERING = frozenset({"CALL", "EXECUTE", "PRAGMA"})
 _FIELDS_MAX = 1_024
 _ASKED_AT_ONCE = 256
@@ -52,13 +51,16 @@ class Describer:
         self._lock = threading.Lock()
         self._fields: OrderedDict[tuple[str, str], Any] = OrderedDict()
 
-    def describe(self, cursor: Any, script: Sequence[Any], values: Any = None) -> Description:
+    def describe(
+        self, cursor: Any, script: Sequence[Any], values: Any = None, *, may_be_over: bool = False
+    ) -> Description:
         """Describe the last statement of a script; `values` (list or dict) settle what hangs on them.
 
         When a script's last statement needs what the ones before it make, only the names of its parameters are
-        known. Raises DuckDB's errors for a single statement that cannot be bound.
+        known; nor of a statement that `may_be_over`, when what it dropped is gone. Raises DuckDB's errors for any other
+        single statement that cannot be bound.
         """
-        if len(script) == 1:
+        if len(script) == 1 and not may_be_over:
             return self._one(cursor, script[0], values)
         try:
             return self._one(cursor, script[-1], values)
@@ -109,7 +111,8 @@ class Describer:
 
 
 def _gives_rows(statement: Any) -> bool:
-    return is_query(statement) or kind_of(statement) in (_RETURNING | _ANSWERING)
+    # The binder takes DML for a query while the type of a parameter is open; without RETURNING it is none.
+    return is_query(statement) or kind_of(statement) in _ANSWERING or gives_changed_rows(statement)
 
 
 def _names_at_least(cursor: Any, statement: Any, parameters: list[str]) -> tuple[list[str], list[Any]] | None:

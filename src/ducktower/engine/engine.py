@@ -48,7 +48,7 @@ from .guard import BEGIN_READ_ONLY, Guard, trail_of, who
 from .inserts import table_exists, table_name
 from .known_tables import KnownTables
 from .leasing import Cursors
-from .ledger import Ledger, WriterState, fingerprint
+from .ledger import Ledger, WriterState, claimed, fingerprint, fingerprint_of_sql
 from .loads import Load
 from .packing import packed
 from .parameters import Parameters
@@ -62,7 +62,7 @@ from .sight import seen_of
 from .sql_facts import SqlFacts, sql_facts
 from .trails import add_rows, note_rows
 from .uploads import Arriving, UploadLimit, counted_bytes
-from .words import Claim, Executed, Outcome, PlanKey, Receipt, SlowWrite, Target, Write
+from .words import Claim, Executed, Named, Outcome, PlanKey, Receipt, SlowWrite, Target, Write
 from .writers import Terms
 
 __all__ = ["Engine"]
@@ -97,7 +97,9 @@ class Engine:
         self.backups = Backups(self.config, self._database, self._cursors, lambda: self.commit)
         self._schedule = BackupSchedule(self.config, self.backups, lambda kind: self._calls.end_kind(kind, "stopping"))
         self._guard = Guard(self.config, self._database.catalog)
-        self._scripts = Scripts(self.config, self._disk.admit, tables_changed=self._tables_changed)
+        self._scripts = Scripts(
+            self.config, self._disk.admit, self._tables_changed, self._ledger, commits=self._commits.add
+        )
         self._known_tables = KnownTables(self._cursors)
         self._describer = Describer()
         self._sql_facts: SqlFacts | None = None  # the same for ever; found out by whoever asks first
@@ -109,7 +111,7 @@ class Engine:
                 guard=self._guard,
                 scripts=self._scripts,
                 describer=self._describer,
-                put=self.put,
+                put=self._put_once,
                 committed=self._commits.add,
                 was_read=self._reads.add,
                 known_tables=self._known_tables,
@@ -289,27 +291,22 @@ class Engine:
 
     # -- writing --------------------------------------------------------------------------------------
 
-    def put(
-        self,
-        target: Target,
-        reader: Any,
-        caller: Caller | None = None,
-        *,
-        writer: str | None = None,
-        sequence: int = 0,
-    ) -> Receipt:
+    def put(self, target: Target, reader: Any, caller: Caller | None = None, named: Named | None = None) -> Receipt:
         """Store what `reader` (pyarrow.RecordBatchReader) gives, all or nothing, and return after COMMIT.
 
         Up to `small_write_bytes_max` it is collected and committed with its group, beyond that it streams into
-        a transaction of its own. With the name of a `writer` it takes effect once however often it is sent: a repeat
-        returns the first receipt. Raises InvalidArgument for a sequence that is not the writer's next, and for one
-        that had other content.
+        a transaction of its own. When it is `named` it takes effect once however often it is sent: a repeat returns the
+        first receipt. Raises InvalidArgument for a sequence that is not the writer's next, and for one that had other
+        content.
         """
+        claim = None if named is None else claimed(self.config, who(caller), named)
+        return self._put_once(target, reader, caller, claim)
+
+    def _put_once(self, target: Target, reader: Any, caller: Caller | None, claim: Claim | None) -> Receipt:
         caller = caller or Caller()
         if caller.trail is not None:
             note_rows(caller.trail, target)
         self._admit_rows(target, caller)
-        claim = None if writer is None else self._claim(caller.principal, writer, sequence)
         limit = UploadLimit(self.config)
         if self.config.upload_bytes_max is None:
             receipt = self._put(target, reader, limit, caller, claim)
@@ -326,21 +323,12 @@ class Engine:
         """
         principal = who(caller)
         principal.require("writer", "ask for a writer")
-        key = self._claim(principal, name, 1).key
+        key = claimed(self.config, principal, Named(name, 1)).key
         if resume:
             self._terms.end(key)
         self._queue.flush(self.config.lease_wait_seconds)
         with self._cursors.open("internal", "look at a writer", "", caller) as (lease, _):
             return self._ledger.state(lease.cursor, key)
-
-    def _claim(self, principal: Principal, writer: str, sequence: int) -> Claim:
-        if not 1 <= len(writer) <= self.config.writer_name_chars_max:
-            raise InvalidArgument(
-                f"a writer's name has 1 to {self.config.writer_name_chars_max} characters, not {len(writer)}"
-            )
-        if sequence < 1:
-            raise InvalidArgument(f"the sequences of a writer begin with 1, not {sequence}")
-        return Claim(principal.name, writer, sequence, 0)
 
     def _put(self, target: Target, reader: Any, limit: UploadLimit, caller: Caller, claim: Claim | None) -> Receipt:
         schema = plain_schema(reader.schema)
@@ -350,8 +338,7 @@ class Engine:
             ahead, nbytes = self._collected(reader, caller)
             caller.taken()  # from here on `upload_timeout_seconds` counts
             if nbytes > self._small_bytes_max:
-                if claim is not None:
-                    claim = claim._replace(fingerprint=fingerprint(target, schema, ahead))
+                claim = _of_content(claim, target, schema, ahead)
                 rows = limit.rows(itertools.chain(ahead, reader))
                 with limit.told():
                     return self._put_stream(target, schema, rows, caller, claim)
@@ -360,8 +347,7 @@ class Engine:
         if caller.over():
             raise Unauthenticated("the token was revoked or has expired; nothing was stored")
         batches = [batch.replace_schema_metadata(None) for batch in ahead]
-        if claim is not None:
-            claim = claim._replace(fingerprint=fingerprint(target, schema, batches))
+        claim = _of_content(claim, target, schema, batches)
         return self._put_small(target, schema, batches, nbytes, caller, claim)
 
     def _collected(self, reader: Any, caller: Caller) -> tuple[list[Any], int]:
@@ -395,19 +381,34 @@ class Engine:
         if trail is not None:
             note_rows(trail, target)
         self._admit_rows(target, caller)
-        term = None if writer is None else self._terms.current(self._claim(who(caller), writer, 1).key)
+        term = None
+        if writer is not None:
+            term = self._terms.current(claimed(self.config, who(caller), Named(writer, 1)).key)
         share = self._cursors.shares.of(who(caller))
         return Appending(self._queue, self.config, target, schema, self._arriving, share, trail, term)
 
-    def execute(self, sql: str, parameters: Parameters = None, caller: Caller | None = None) -> Executed:
+    def execute(
+        self,
+        sql: str,
+        parameters: Parameters = None,
+        caller: Caller | None = None,
+        named: Named | None = None,
+    ) -> Executed:
         """Run SQL that writes: one statement or a script, all or nothing.
 
         Parameters go to the last statement, whose changed or returned rows alone are counted. A conflict is tried
-        again for `conflict_retry_seconds`.
+        again for `conflict_retry_seconds`. What is `named` takes effect once, and returns no rows.
         """
+        principal = who(caller)
+        claim = None
+        if named is not None:
+            claim = claimed(self.config, principal, named, fingerprint_of_sql(sql, parameters))
         with self._cursors.open("execute", "statement", sql, caller) as (lease, call):
-            principal = who(caller)
             script = self._guard.script(lease.cursor, sql, principal, trail_of(caller))
+            if claim is not None:
+                receipt = self._scripts.once(lease.cursor, script, parameters, call, claim)
+                add_rows(trail_of(caller), receipt.rows)
+                return Executed(*receipt, None)
             rows, table = self._scripts.run(lease.cursor, script, parameters, call, read_only=principal.only_reads)
             add_rows(trail_of(caller), rows)
             stored = not principal.only_reads and not all(map(statements.changes_nothing, script))
@@ -633,6 +634,13 @@ class Engine:
                 self._tables_changed()
             self._rows.add(rows)
             return Receipt(rows, turn.commit())
+
+
+def _of_content(claim: Claim | None, target: Target, schema: Any, batches: list[Any]) -> Claim | None:
+    """Return the claim with the fingerprint of rows, unless it has one: that of the SQL which they came with."""
+    if claim is None or claim.fingerprint is not None:
+        return claim
+    return claim._replace(fingerprint=fingerprint(target, schema, batches))
 
 
 @contextlib.contextmanager

@@ -24,13 +24,26 @@ from typing import Any, NamedTuple
 import duckdb
 import pyarrow as pa
 
+from ..arrow_types import plain_schema
 from ..config import EngineConfig
 from ..errors import Conflict, DucktowerError, InvalidArgument, LimitExceeded, Overloaded
+from .access import Principal
 from .inserts import quoted
 from .packing import packed
-from .words import Claim, Outcome, PlanKey, Receipt, Target, Write
+from .parameters import Parameters, Rows
+from .words import Claim, Named, Outcome, PlanKey, Receipt, Target, Write
 
-__all__ = ["LEDGER", "SCHEMA", "Ledger", "Row", "Turn", "WriterState", "fingerprint"]
+__all__ = [
+    "LEDGER",
+    "SCHEMA",
+    "Ledger",
+    "Row",
+    "Turn",
+    "WriterState",
+    "claimed",
+    "fingerprint",
+    "fingerprint_of_sql",
+]
 
 SCHEMA = "_ducktower"
 """The schema that is in no listing and that no client's SQL may name."""
@@ -114,16 +127,45 @@ class Turn:
         return self.lines[0][6] if self.lines else self._commits()
 
 
+def claimed(config: EngineConfig, principal: Principal, named: Named, seen: int | None = None) -> Claim:
+    """Return the claim of a write that the principal names so, with the fingerprint `seen` of its content, if known.
+
+    Raises InvalidArgument for what is no name or no sequence, Forbidden for those who may not write.
+    """
+    principal.require("writer", "use a writer's name")
+    longest = config.writer_name_chars_max
+    if not 1 <= len(named.writer) <= longest:
+        raise InvalidArgument(f"a writer's name has 1 to {longest} characters, not {len(named.writer)}")
+    if named.sequence < 1:
+        raise InvalidArgument(f"the sequences of a writer begin with 1, not {named.sequence}")
+    return Claim(principal.name, named.writer, named.sequence, seen)
+
+
 def fingerprint(target: Target, schema: Any, batches: Sequence[Any]) -> int:
     """Return 64 bits that tell this content from other content: the target, the columns, the bytes of the rows.
 
     However the rows are cut into batches, and whatever they travelled with, it is the same.
     """
-    digest = hashlib.blake2b(repr((target.schema, target.table, target.mode, target.key)).encode(), digest_size=8)
-    digest.update(schema.serialize())
+    return _digested(repr((target.schema, target.table, target.mode, target.key)), schema, batches)
+
+
+def fingerprint_of_sql(sql: str, parameters: Parameters | Rows) -> int:
+    """Return 64 bits that tell a text of SQL and its parameters from others."""
+    if isinstance(parameters, Rows):
+        schema = plain_schema(parameters.table.schema)
+        return _digested(sql, schema, parameters.table.cast(schema).to_batches())
+    if isinstance(parameters, dict):
+        return _digested(repr((sql, sorted(parameters.items()))), None, ())
+    return _digested(repr((sql, parameters)), None, ())
+
+
+def _digested(said: str, schema: Any, batches: Sequence[Any]) -> int:
+    digest = hashlib.blake2b(said.encode(), digest_size=_HASH_BYTES)
+    if schema is not None:
+        digest.update(schema.serialize())
     if batches:  # joined even when it is one: a slice's bitmaps have its neighbours' bits in them
         digest.update(pa.concat_batches(batches).serialize())
-    return int.from_bytes(digest.digest()[:_HASH_BYTES], "little", signed=True)
+    return int.from_bytes(digest.digest(), "little", signed=True)
 
 
 class Ledger:
@@ -249,7 +291,7 @@ class Ledger:
                 key = claim.key
                 if key not in totals:
                     totals[key] = writers[key].rows if key in writers else 0
-                totals[key] += rows
+                totals[key] += max(rows, 0)  # -1: not counted
                 found.append((*key, claim.sequence, claim.fingerprint, rows, totals[key], commit, now))
         return found
 

@@ -20,6 +20,7 @@ from .describing import Description
 from .parameters import Parameters, Rows, charged_bytes
 from .session_runs import Ran
 from .streams import in_pieces
+from .words import Claim, Named
 
 if TYPE_CHECKING:
     from .session import Session
@@ -94,46 +95,48 @@ class Prepared:
             return self._run_for_each(bound, caller)
         return self._run(bound, caller)
 
-    def update(self, parameters: Any = None, caller: Caller | None = None) -> int:
+    def update(self, parameters: Any = None, caller: Caller | None = None, named: Named | None = None) -> int:
         """Run with a pyarrow.Table of parameters, or the bound ones; return the changed rows, -1 when not counted.
 
-        Many rows are all stored or none. A plain parametrised INSERT takes them as one Arrow table.
+        Many rows are all stored or none. A plain parametrised INSERT takes them as one Arrow table. What is `named`
+        takes effect once.
         """
         rows = None if parameters is None else self._rows(parameters)
         if rows is None:
             with self._lock:
                 rows = self._bound
+        claim = self._session.claim(named, caller, self.sql, rows)
         if rows is None:
             self._want_parameters()
-            return self._run_once(caller)
-        if not len(rows):
+            return self._without_parameters(caller, claim)
+        if not len(rows) and claim is None:
             return 0
         if self._insert is not None and len(self._insert.order) == rows.table.num_columns:
-            stored = self._session.insert(self._insert, rows.table, caller)
+            stored = self._session.insert(self._insert, rows.table, caller, claim)
             if stored is not None:
                 return stored
         self._check_fields(rows)
         sent: Parameters | Rows = next(iter(rows)) if len(rows) == 1 else rows
-        return self._counted(sent, caller)
+        return self._counted(sent, caller, claim)
 
     def close(self) -> None:
         """Forget the statement; twice is harmless."""
         self._session.close_prepared(self.handle)
 
-    def _run_once(self, caller: Caller | None) -> int:
+    def _without_parameters(self, caller: Caller | None, claim: Claim | None) -> int:
         if self._literals is not None:
-            stored = self._session.insert(*self._literals, caller)
+            stored = self._session.insert(*self._literals, caller, claim)
             if stored is not None:
                 return stored
-        return self._counted(None, caller)
+        return self._counted(None, caller, claim)
 
-    def _counted(self, parameters: Parameters | Rows, caller: Caller | None) -> int:
-        ran = self._run(parameters, caller)
+    def _counted(self, parameters: Parameters | Rows, caller: Caller | None, claim: Claim | None) -> int:
+        ran = self._run(parameters, caller, claim)
         ran.reader.close()
         return ran.rows
 
-    def _run(self, parameters: Parameters | Rows, caller: Caller | None) -> Ran:
-        return self._session.run(self._script, self.sql, parameters, caller)
+    def _run(self, parameters: Parameters | Rows, caller: Caller | None, claim: Claim | None = None) -> Ran:
+        return self._session.run(self._script, self.sql, parameters, caller, claim)
 
     def _run_for_each(self, rows: Rows, caller: Caller | None) -> Ran:
         """Run once for each row; the results follow each other, and are held in whole up to a bound."""

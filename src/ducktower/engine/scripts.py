@@ -1,7 +1,7 @@
 """SQL that writes: a script is one transaction, and a conflict is tried again.
 
-Owns the order in which statements that met a conflict try again. Must never run a statement of a kind that
-`statements` refuses.
+Owns the order in which statements that met a conflict try again, and which of them can be had once however often they
+are sent. Must never run a statement of a kind that `statements` refuses.
 """
 
 from __future__ import annotations
@@ -22,8 +22,10 @@ from .calls import Call
 from .carried import carried
 from .failures import translate
 from .guard import BEGIN_READ_ONLY
+from .ledger import Ledger
 from .parameters import Parameters, Rows
 from .row_limit import RowLimit
+from .words import Claim, Receipt
 
 __all__ = ["Scripts"]
 
@@ -31,20 +33,58 @@ _PAUSE_SECONDS_FIRST = 0.001
 _PAUSE_SECONDS_MAX = 0.1
 _BATCH_ROWS = 2_048
 
+BeforeCommit = Callable[[Any, int], None] | None
+"""Gets the cursor and the changed rows, within the transaction, each time before COMMIT."""
+
 
 class Scripts:
     """Safe from any thread; each run uses the cursor that it is given."""
 
-    def __init__(self, config: EngineConfig, admit: Callable[[], None], tables_changed: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        config: EngineConfig,
+        admit: Callable[[], None],
+        tables_changed: Callable[[], None],
+        ledger: Ledger,
+        commits: Callable[[], int],
+    ) -> None:
+        """`commits` gives the number of a new commit."""
         self._config = config
+        self._ledger = ledger
+        self._commits = commits
         self._admit_write = admit  # raises while the disk is nearly full
         self._tables_changed = tables_changed
         self._rows = RowLimit(config.row_bytes_max, "a row that the statement returns")
         # Held by one statement that met a conflict, while it tries again: so somebody always gets through.
         self._turn = threading.Lock()
 
+    def once(self, cursor: Any, script: list[Any], parameters: Parameters | Rows, call: Call, claim: Claim) -> Receipt:
+        """Run all statements or none, and that once: a repeat returns the first receipt. It has the last one's rows.
+
+        Raises InvalidSQL for what the ledger cannot answer for: a statement whose effect is no part of the transaction,
+        and one that returns rows, which are kept nowhere. And what `Ledger.turn` and `run` do.
+        """
+        for statement in script:
+            if not statements.is_repeatable(statement):
+                raise InvalidSQL(
+                    f"{statements.verb(statement)} cannot have a writer here; what changes the database for good can: "
+                    "INSERT, UPDATE, DELETE, MERGE, CREATE but for temporary things, ALTER, DROP"
+                )
+        with self._ledger.turn(cursor, claim, self._commits) as turn:
+            if turn.first is not None:
+                return turn.first
+            rows, _ = self.run(cursor, script, parameters, call, before_commit=turn.before_commit)
+        return Receipt(rows, turn.commit())
+
     def run(
-        self, cursor: Any, script: list[Any], parameters: Parameters | Rows, call: Call, *, read_only: bool = False
+        self,
+        cursor: Any,
+        script: list[Any],
+        parameters: Parameters | Rows,
+        call: Call,
+        *,
+        read_only: bool = False,
+        before_commit: BeforeCommit = None,
     ) -> tuple[int, Any]:
         """Run all statements or none; return the last one's changed rows (-1: not counted) and result.
 
@@ -54,17 +94,23 @@ class Scripts:
         """
         begin = BEGIN_READ_ONLY if read_only else "BEGIN TRANSACTION"
         try:
-            return self._retried(cursor, begin, script, parameters, call)
+            return self._retried(cursor, begin, script, parameters, call, before_commit)
         finally:
             if any(statements.changes_tables(statement) for statement in script):
                 self._tables_changed()
 
     def _retried(
-        self, cursor: Any, begin: str, script: list[Any], parameters: Parameters | Rows, call: Call
+        self,
+        cursor: Any,
+        begin: str,
+        script: list[Any],
+        parameters: Parameters | Rows,
+        call: Call,
+        before_commit: BeforeCommit,
     ) -> tuple[int, Any]:
         deadline = time.monotonic() + self._config.conflict_retry_seconds
         try:
-            return self._once(cursor, begin, script, parameters)
+            return self._transaction(cursor, begin, script, parameters, before_commit)
         except (duckdb.Error, DucktowerError) as error:
             if not isinstance(translate(error, call), Conflict):
                 raise
@@ -75,7 +121,7 @@ class Scripts:
                 raise Conflict("other transactions kept changing the same rows; nothing was stored")
             try:
                 call.check()
-                return self._once(cursor, begin, script, parameters)
+                return self._transaction(cursor, begin, script, parameters, before_commit)
             except (duckdb.Error, DucktowerError) as error:
                 if not isinstance(translate(error, call), Conflict):
                     raise
@@ -84,7 +130,14 @@ class Scripts:
             time.sleep(pause)
             pause = min(pause * 2, _PAUSE_SECONDS_MAX)
 
-    def _once(self, cursor: Any, begin: str, script: list[Any], parameters: Parameters | Rows) -> tuple[int, Any]:
+    def _transaction(
+        self,
+        cursor: Any,
+        begin: str,
+        script: list[Any],
+        parameters: Parameters | Rows,
+        before_commit: BeforeCommit,
+    ) -> tuple[int, Any]:
         if len(script) == 1 and statements.runs_alone(script[0]):
             if isinstance(parameters, Rows):
                 raise InvalidSQL("this kind of statement takes no rows of parameters")
@@ -98,6 +151,12 @@ class Scripts:
                 result = self.for_each(cursor, script[-1], parameters)
             else:
                 result = self.last(cursor, script[-1], parameters)
+            if before_commit is not None:
+                if result[1] is not None:
+                    raise InvalidSQL(
+                        "a statement with a writer returns no rows, as its repeat could not; nothing was stored"
+                    )
+                before_commit(cursor, result[0])
             cursor.execute("COMMIT")
         except BaseException:
             with contextlib.suppress(duckdb.Error):

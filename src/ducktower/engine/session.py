@@ -21,6 +21,7 @@ from .access import Principal
 from .calls import Caller
 from .describing import Description
 from .guard import BEGIN_READ_ONLY, trail_of, who
+from .ledger import claimed, fingerprint_of_sql
 from .parameters import Parameters, Rows
 from .prepared import Prepared
 from .session_activity import Activity
@@ -31,7 +32,7 @@ from .session_runs import Ran, Runs
 from .session_turns import Turns
 from .statements import is_query, keeps_state
 from .trails import add_rows, note_rows
-from .words import Target
+from .words import Claim, Named, Target
 
 __all__ = ["Session"]
 
@@ -130,20 +131,23 @@ class Session:
         parameters: Parameters = None,
         transaction_id: bytes | None = None,
         caller: Caller | None = None,
+        named: Named | None = None,
     ) -> int:
         """Run SQL, one statement or a script; return the rows that the last one changed, -1 when not counted.
 
-        Outside a transaction a script is all or nothing, unless it has BEGIN, COMMIT or ROLLBACK itself.
+        Outside a transaction a script is all or nothing, unless it has BEGIN, COMMIT or ROLLBACK itself. What is
+        `named` takes effect once.
         """
         self._check(transaction_id)
+        claim = self.claim(named, caller, sql, parameters)
         principal = who(caller, self.principal)
         script = self._parsed(sql, caller) if principal.limited else None  # before rows go anywhere
         plain = parameters is None and principal.may("writer")
         insert = value_inserts.literals(sql) if plain else None
-        stored = None if insert is None else self.insert(*insert, caller)
+        stored = None if insert is None else self.insert(*insert, caller, claim)
         if stored is not None:
             return stored
-        ran = self._run(script or self._parsed(sql, caller), sql, parameters, caller)
+        ran = self._run(script or self._parsed(sql, caller), sql, parameters, caller, claim)
         ran.reader.close()
         return ran.rows
 
@@ -151,10 +155,19 @@ class Session:
         """Return what the last statement of `sql` returns and takes, without running it."""
         return self._described(sql, caller)[1]
 
-    def prepare(self, sql: str, transaction_id: bytes | None = None, caller: Caller | None = None) -> Prepared:
-        """Prepare a statement or script. It outlives transactions. Raises LimitExceeded past `prepared_max`."""
+    def prepare(
+        self,
+        sql: str,
+        transaction_id: bytes | None = None,
+        caller: Caller | None = None,
+        named: Named | None = None,
+    ) -> Prepared:
+        """Prepare a statement or script. It outlives transactions. Raises LimitExceeded past `prepared_max`.
+
+        What is `named` may have taken effect already: that what it needs is gone is then told where it is run.
+        """
         self._check(transaction_id)
-        script, description = self._described(sql, caller)
+        script, description = self._described(sql, caller, may_be_over=named is not None)
         prepared = Prepared(self, sql, script, description, self._parts.config.bound_bytes_max)
         with self._lock:
             if len(self._prepared) >= self._parts.config.prepared_max:
@@ -177,7 +190,26 @@ class Session:
 
     # -- for prepared statements ----------------------------------------------------------------------
 
-    def run(self, script: list[Any], text: str, parameters: Parameters | Rows, caller: Caller | None) -> Ran:
+    def claim(
+        self, named: Named | None, caller: Caller | None, sql: str, parameters: Parameters | Rows
+    ) -> Claim | None:
+        """Return the claim of a statement that is `named`, whichever way its effect is stored.
+
+        Raises InvalidArgument where the session has state.
+        """
+        if named is None:
+            return None
+        self._refuse_state()
+        return claimed(self.config, who(caller, self.principal), named, fingerprint_of_sql(sql, parameters))
+
+    def run(
+        self,
+        script: list[Any],
+        text: str,
+        parameters: Parameters | Rows,
+        caller: Caller | None,
+        claim: Claim | None = None,
+    ) -> Ran:
         """Run statements that were parsed earlier, where they belong."""
         self._check(None)
         principal, trail = who(caller, self.principal), trail_of(caller)
@@ -186,17 +218,19 @@ class Session:
                 if trail is not None:
                     self._parts.guard.note(cursor, script, trail, in_transaction=in_transaction)
                 self._parts.guard.admit(cursor, script, principal, in_transaction=in_transaction)
-        return self._run(script, text, parameters, caller)
+        return self._run(script, text, parameters, caller, claim)
 
-    def insert(self, insert: value_inserts.PlainInsert, table: Any, caller: Caller | None) -> int | None:
+    def insert(
+        self, insert: value_inserts.PlainInsert, table: Any, caller: Caller | None, claim: Claim | None
+    ) -> int | None:
         """Store rows by one plain INSERT ... VALUES; None when it is to run as it is written.
 
         Without state they go where all small writes go, the commit queue.
         """
         trail = trail_of(caller)
         if caller is None or trail is None:
-            return self._insert(insert, table, caller)
-        stored = self._insert(insert, table, replace(caller, trail=None))
+            return self._insert(insert, table, caller, claim)
+        stored = self._insert(insert, table, replace(caller, trail=None), claim)
         if stored is not None:
             if not trail.statements:  # else it was parsed, and written down then
                 trail.statements.append("INSERT")
@@ -204,7 +238,9 @@ class Session:
             add_rows(trail, stored)
         return stored
 
-    def _insert(self, insert: value_inserts.PlainInsert, table: Any, caller: Caller | None) -> int | None:
+    def _insert(
+        self, insert: value_inserts.PlainInsert, table: Any, caller: Caller | None, claim: Claim | None
+    ) -> int | None:
         self._check(None)
         caller = self._asks(caller)
         who(caller, self.principal).require("writer", "run INSERT")
@@ -212,7 +248,9 @@ class Session:
             with self._activity.busy():
                 target = insert.target(self._parts, table)
                 if target is not None:
-                    return int(self._parts.put(*target, caller).rows)
+                    return int(self._parts.put(*target, caller, claim).rows)
+        if claim is not None:
+            return None
         if table.num_rows == 1 and not any(map(pa.types.is_nested, table.schema.types)):
             return None
         with self._turns.call("statement", insert.into_sql, caller) as own_call:
@@ -239,14 +277,21 @@ class Session:
 
     # -- rows -----------------------------------------------------------------------------------------
 
-    def ingest(self, ingest: Ingest, reader: Any, caller: Caller | None = None) -> int:
+    def ingest(self, ingest: Ingest, reader: Any, caller: Caller | None = None, named: Named | None = None) -> int:
         """Store what `reader` (pyarrow.RecordBatchReader) gives, all or nothing; return the rows.
 
-        It runs in the open transaction when there is one; a client that goes away half way fails it.
+        It runs in the open transaction when there is one; a client that goes away half way fails it. What is `named` is
+        stored once.
         """
         self._check(ingest.transaction_id)
         caller = self._asks(caller)
         principal = who(caller, self.principal)
+        claim = None
+        if named is not None:
+            if ingest.temporary:
+                raise InvalidArgument("rows of a temporary table cannot have a writer: they end with the session")
+            self._refuse_state()
+            claim = claimed(self.config, principal, named)
         trail = caller.trail
         if trail is not None:
             note_rows(trail, Target(ingest.table, ingest.schema or "main", ingest.mode))
@@ -258,14 +303,14 @@ class Session:
         if principal.limited:
             with self.looking("look at keys", target.label, caller) as cursor:
                 guard.admit_ties(cursor, principal, target)
-        rows = self._ingest(ingest, reader, caller)
+        rows = self._ingest(ingest, reader, caller, claim)
         add_rows(trail, rows)
         return rows
 
-    def _ingest(self, ingest: Ingest, reader: Any, caller: Caller) -> int:
-        if not (ingest.temporary or self._own.in_use):
+    def _ingest(self, ingest: Ingest, reader: Any, caller: Caller, claim: Claim | None) -> int:
+        if claim is not None or not (ingest.temporary or self._own.in_use):
             with self._activity.busy():
-                return int(self._parts.put(ingest.target(self._parts), reader, caller).rows)
+                return int(self._parts.put(ingest.target(self._parts), reader, caller, claim).rows)
         if caller is not None:
             caller.taken()  # the call that reads has a limit
         with self._turns.call("upload", ingest.table, caller) as own_call:
@@ -404,20 +449,29 @@ class Session:
         goes_on = transaction is not None and transaction.started and transaction.failure is None
         return goes_on and who(caller, self.principal).limited
 
-    def _described(self, sql: str, caller: Caller | None) -> tuple[list[Any], Description]:
+    def _described(
+        self, sql: str, caller: Caller | None, *, may_be_over: bool = False
+    ) -> tuple[list[Any], Description]:
         with self.looking("description", sql, caller) as cursor:
             principal, in_transaction = who(caller, self.principal), self._sees_the_past(caller)
             script = self._parts.guard.parsed(cursor, sql, principal, trail_of(caller), in_transaction=in_transaction)
-            return script, self._parts.describer.describe(cursor, script)
+            return script, self._parts.describer.describe(cursor, script, may_be_over=may_be_over)
 
     def _parsed(self, sql: str, caller: Caller | None) -> list[Any]:
         principal = who(caller, self.principal)
         with self._judging(sql, caller) as (cursor, in_transaction):
             return self._parts.guard.parsed(cursor, sql, principal, trail_of(caller), in_transaction=in_transaction)
 
-    def _run(self, script: list[Any], text: str, parameters: Parameters | Rows, caller: Caller | None) -> Ran:
+    def _run(
+        self,
+        script: list[Any],
+        text: str,
+        parameters: Parameters | Rows,
+        caller: Caller | None,
+        claim: Claim | None = None,
+    ) -> Ran:
         read_only = who(caller, self.principal).only_reads
-        ran = self._runs.run(script, text, parameters, self._asks(caller), read_only=read_only)
+        ran = self._runs.run(script, text, parameters, self._asks(caller), read_only=read_only, claim=claim)
         add_rows(trail_of(caller), ran.rows)
         return ran
 
@@ -427,6 +481,15 @@ class Session:
             return Caller(principal=self.principal)
         principal = who(caller, self.principal)
         return caller if principal is caller.principal else replace(caller, principal=principal)
+
+    def _refuse_state(self) -> None:
+        """Raise InvalidArgument for a write with a writer in a session with state, where it has no place."""
+        if self._own.transaction is not None:
+            raise InvalidArgument(
+                "a write with a writer is a transaction of its own; end the session's open one, and turn autocommit on"
+            )
+        if self._own.in_use:
+            raise InvalidArgument("a write with a writer needs a session without temporary tables and settings")
 
     def _check(self, transaction_id: bytes | None) -> None:
         self._activity.check()

@@ -13,7 +13,7 @@ from .guard import Guard
 from .known_tables import KnownTables
 from .leasing import Cursors
 from .scripts import Scripts
-from .words import Receipt, Target
+from .words import Claim, Receipt, Target
 
 __all__ = ["Parts"]
 
@@ -29,8 +29,8 @@ class Parts:
     scripts: Scripts
     describer: Describer
     known_tables: KnownTables
-    put: Callable[[Target, Any, Caller | None], Receipt]
-    """Store rows durably, through the commit queue when they are few."""
+    put: Callable[[Target, Any, Caller | None, Claim | None], Receipt]
+    """Store rows durably, through the commit queue when they are few; with a claim once."""
     committed: Callable[[], object]
     """Count a commit."""
     was_read: Callable[[], object]

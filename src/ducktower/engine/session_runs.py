@@ -28,6 +28,7 @@ from .session_cursor import SessionCursor, Transaction
 from .session_parts import Parts
 from .session_turns import OwnCall, Turns
 from .streams import in_pieces
+from .words import Claim
 
 __all__ = ["Ran", "Runs"]
 
@@ -61,11 +62,21 @@ class Runs:
         self._turns = turns
 
     def run(
-        self, script: list[Any], text: str, parameters: Parameters | Rows, caller: Caller, *, read_only: bool
+        self,
+        script: list[Any],
+        text: str,
+        parameters: Parameters | Rows,
+        caller: Caller,
+        *,
+        read_only: bool,
+        claim: Claim | None = None,
     ) -> Ran:
-        """Run parsed statements, where they belong; with `read_only` in transactions that only read."""
-        if not (self._own.in_use or any(map(statements.keeps_state, script))):
-            return self._beside(script, text, parameters, caller, read_only=read_only)
+        """Run parsed statements, where they belong; with `read_only` in transactions that only read.
+
+        With a claim they run once, in a transaction of their own that sees nothing of the session.
+        """
+        if claim is not None or not (self._own.in_use or any(map(statements.keeps_state, script))):
+            return self._beside(script, text, parameters, caller, read_only=read_only, claim=claim)
         with self._turns.call("statement", text, caller) as own_call:
             open_one = self._own.transaction
             if read_only and open_one is not None and not open_one.read_only:
@@ -75,9 +86,17 @@ class Runs:
     # -- on cursors of the engine's -------------------------------------------------------------------
 
     def _beside(
-        self, script: list[Any], text: str, parameters: Parameters | Rows, caller: Caller, *, read_only: bool
+        self,
+        script: list[Any],
+        text: str,
+        parameters: Parameters | Rows,
+        caller: Caller,
+        *,
+        read_only: bool,
+        claim: Claim | None,
     ) -> Ran:
-        if len(script) == 1 and statements.is_query(script[0]) and not isinstance(parameters, Rows):
+        asks = len(script) == 1 and statements.is_query(script[0]) and not isinstance(parameters, Rows)
+        if asks and claim is None:
             # A query that the read-only transaction refuses (nextval, EXPLAIN ANALYZE INSERT) runs as what writes,
             # for those who may write.
             with contextlib.nullcontext() if read_only else contextlib.suppress(Forbidden):
@@ -89,6 +108,8 @@ class Runs:
             self._parts.cursors.open("execute", "statement", text, caller) as (lease, call),
             self._activity.running(call),
         ):
+            if claim is not None:
+                return self._ran(self._parts.scripts.once(lease.cursor, script, parameters, call, claim).rows, None)
             return self._autocommitted(lease.cursor, script, parameters, call, read_only=read_only)
 
     def read(self, find: Callable[[Any], Any], text: str, parameters: Parameters, caller: Caller) -> Ran | None:

@@ -23,6 +23,7 @@ __all__ = [
     "changes_tables",
     "gives_changed_rows",
     "is_query",
+    "is_repeatable",
     "keeps_state",
     "kind_of",
     "one_query",
@@ -70,6 +71,8 @@ _KEEP_TABLES = _QUERIES | _CHANGE_ROWS | {"SET", "TRANSACTION"}
 _TAKE_SPACE = frozenset(
     {"INSERT", "UPDATE", "MERGE_INTO", "CREATE", "CREATE_FUNC", "ALTER", "COPY", "COPY_DATABASE", "EXPORT", "VACUUM"}
 )
+_REPEATABLE = _CHANGE_ROWS | {"CREATE", "CREATE_FUNC", "ALTER", "DROP"}
+"""Statements whose whole effect is in the database, and comes with COMMIT."""
 _CHANGE_NOTHING = frozenset({"SELECT", "SET", "PREPARE"})
 _RETURNING = re.compile(r"\breturning\b", re.IGNORECASE)
 
@@ -194,6 +197,18 @@ def keeps_state(statement: Any) -> bool:
     """Whether a session must keep the cursor that runs the statement. Rather too often than not."""
     kind = kind_of(statement)
     return kind in _KEEP_STATE or (kind in ("CREATE", "CALL") and _TEMPORARY.search(statement.query) is not None)
+
+
+def is_repeatable(statement: Any) -> bool:
+    """Whether it can be known later that the statement took effect: with its transaction, in the database."""
+    kind = kind_of(statement)
+    return kind in _REPEATABLE and not (kind == "CREATE" and _makes_temporary(statement.query))
+
+
+def _makes_temporary(sql: str) -> bool:
+    """Whether a CREATE says TEMP, rather than a name or a column in it."""
+    said = list(itertools.islice(_words(sql), 4))
+    return not {"temp", "temporary"}.isdisjoint(said[3:4] if said[1:3] == ["or", "replace"] else said[1:2])
 
 
 def gives_changed_rows(statement: Any) -> bool:

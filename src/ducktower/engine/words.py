@@ -18,6 +18,7 @@ __all__ = [
     "Divided",
     "Executed",
     "Mode",
+    "Named",
     "Outcome",
     "PlanKey",
     "Receipt",
@@ -38,13 +39,21 @@ class Receipt(NamedTuple):
     commit: int
 
 
+class Named(NamedTuple):
+    """What a client calls a write that may be sent again: a name of its own, and a number that counts from 1."""
+
+    writer: str
+    sequence: int
+
+
 class Claim(NamedTuple):
     """What makes a write repeatable: whose it is, which of its writer's, and what tells its content from another's."""
 
     principal: str
     writer: str
     sequence: int
-    fingerprint: int
+    fingerprint: int | None
+    """None until the content has arrived."""
 
     @property
     def key(self) -> tuple[str, str]:

@@ -4,11 +4,14 @@
                  Values that JSON lacks travel as {"arrow_parameters": base64 of an Arrow IPC stream of one row}.
     put          descriptor path [table] or [schema, table]: append; or a command:
                  {"table": T, "schema": S, "mode": M, "key": [...], "writer": W, "sequence": n}
+    execute      as a ticket, or with "writer": W, "sequence": n
     exchange     {"append": {"table": T, "schema": S, "writer": W}}: each batch is a write of its own, answered by a
                  message; with a writer its metadata has its sequence among those of the writer
                  {"ingest": {... as put ...}}: the whole stream is one write, answered by one message
     metadata     of a batch in an append stream: {"sequence": n} or n
     answers      {"rows": n, "commit": c}; with "sequence" in an append stream; or "error" in their place
+
+    headers      of the writing calls of Flight SQL: x-ducktower-writer: W, x-ducktower-sequence: n
 
 Owns these forms and nothing else: reading one gives plain values or InvalidArgument, never anything run.
 """
@@ -27,6 +30,7 @@ import pyarrow as pa
 from ..errors import CODES, DucktowerError, InternalError, InvalidArgument, unknown
 
 __all__ = [
+    "NAMING_HEADERS",
     "WRITES_PER_BATCH_MAX",
     "Exchange",
     "Put",
@@ -37,6 +41,7 @@ __all__ = [
     "parse_ack",
     "parse_exchange",
     "parse_json",
+    "parse_naming",
     "parse_path",
     "parse_put",
     "parse_query",
@@ -49,7 +54,11 @@ __all__ = [
 
 Parameters = list[Any] | dict[str, Any] | None
 
-_PUT_FIELDS = {"table", "schema", "mode", "key", "writer", "sequence"}
+NAMING_HEADERS = ("x-ducktower-writer", "x-ducktower-sequence")
+"""Headers that name a write of Flight SQL, whose commands have no place for it."""
+_NAMING_FIELDS = {"writer", "sequence"}
+_PUT_FIELDS = {"table", "schema", "mode", "key"} | _NAMING_FIELDS
+_QUERY_FIELDS = {"query", "sql", "parameters", "arrow_parameters"}
 WRITES_PER_BATCH_MAX = 256
 """Writes that a batch of an open stream may carry whatever the server's limits are: clients send no more."""
 _SEQUENCE_DIGITS_MAX = 19
@@ -63,12 +72,15 @@ class Query:
 
     sql: str
     parameters: Parameters = None
+    writer: str | None = None
+    sequence: int = 0
+    """With a writer, as in `Put`: of SQL that writes."""
 
     def to_bytes(self) -> bytes:
-        """Return the shortest form: bare SQL when there are no parameters."""
-        if self.parameters is None and not self.sql.lstrip().startswith("{"):
+        """Return the shortest form: bare SQL when there is nothing else."""
+        if self.parameters is None and self.writer is None and not self.sql.lstrip().startswith("{"):
             return self.sql.encode()
-        return to_json({"query": self.sql, **_parameters_to_json(self.parameters)})
+        return to_json({"query": self.sql, **_parameters_to_json(self.parameters), **_naming(self)})
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,11 +101,7 @@ class Put:
         body: dict[str, Any] = {"table": self.table, "schema": self.schema, "mode": self.mode}
         if self.key:
             body["key"] = list(self.key)
-        if self.writer is not None:
-            body["writer"] = self.writer
-        if self.sequence:
-            body["sequence"] = self.sequence
-        return body
+        return body | _naming(self)
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,6 +114,12 @@ class Exchange:
     def to_bytes(self) -> bytes:
         """Return the command."""
         return to_json({self.kind: self.put.to_json()})
+
+
+def _naming(named: Query | Put) -> dict[str, Any]:
+    """Return the fields that name a write."""
+    body: dict[str, Any] = {} if named.writer is None else {"writer": named.writer}
+    return body | {"sequence": named.sequence} if named.sequence else body
 
 
 def to_json(body: Any) -> bytes:
@@ -124,20 +138,20 @@ def parse_json(raw: bytes, what: str) -> dict[str, Any]:
     return body
 
 
-def parse_query(raw: bytes, what: str = "ticket") -> Query:
-    """Read a ticket or a query command. Raises InvalidArgument."""
+def parse_query(raw: bytes, what: str = "ticket", *, writes: bool = False) -> Query:
+    """Read a ticket or a query command, or with `writes` SQL that may have a writer. Raises InvalidArgument."""
     if raw.lstrip()[:1] != b"{":
         try:
             return Query(raw.decode())
         except UnicodeDecodeError as error:
             raise InvalidArgument(f"the {what} is neither SQL in UTF-8 nor JSON") from error
     body = parse_json(raw, what)
-    _known(body, {"query", "sql", "parameters", "arrow_parameters"}, what)
+    _known(body, _QUERY_FIELDS | (_NAMING_FIELDS if writes else set()), what)
     sql = body.get("query", body.get("sql"))
     if not isinstance(sql, str):
         raise InvalidArgument(f'the {what} needs "query": a string')
     _text(sql, f'"query" in the {what}')
-    return Query(sql, _parameters_from_json(body, what))
+    return Query(sql, _parameters_from_json(body, what), *_named(body, what))
 
 
 def parse_path(path: Sequence[bytes]) -> tuple[str, str]:
@@ -265,19 +279,44 @@ def _put(body: dict[str, Any], what: str, *, of_stream: bool = False) -> Put:
         raise InvalidArgument(f'"key" in the {what} must be a list of strings')
     for name in (table, schema, *key):
         _text(name, f"a name in the {what}")
-    writer, sequence = body.get("writer"), body.get("sequence")
-    if of_stream and sequence is not None:
+    if not of_stream:
+        return Put(table, schema, mode, tuple(key), *_named(body, what))
+    if body.get("sequence") is not None:
         raise InvalidArgument(f'"sequence" goes into the metadata of each batch, not into the {what}')
-    if of_stream and writer is not None:
-        return Put(table, schema, mode, tuple(key), parse_writer(writer, what))
+    writer = body.get("writer")
+    return Put(table, schema, mode, tuple(key), None if writer is None else parse_writer(writer, what))
+
+
+def _named(body: dict[str, Any], what: str) -> tuple[str | None, int]:
+    """Return the writer and the sequence, (None, 0) when there is neither."""
+    writer, sequence = body.get("writer"), body.get("sequence")
     if (writer is None) != (sequence is None):
         raise InvalidArgument(f'"writer" and "sequence" in the {what} belong together')
     if writer is None:
-        return Put(table, schema, mode, tuple(key))
-    parse_writer(writer, what)
+        return None, 0
     if type(sequence) is not int or not 1 <= sequence < 2**63:
         raise InvalidArgument(f'"sequence" in the {what} must be a number from 1 to 2^63 - 1')
-    return Put(table, schema, mode, tuple(key), writer, sequence)
+    return parse_writer(writer, what), sequence
+
+
+def parse_naming(headers: Mapping[str, Sequence[str | bytes]]) -> tuple[str, int] | None:
+    """Return the writer and the sequence of a call's headers, None when it has neither. Raises InvalidArgument."""
+    found = []
+    for name in NAMING_HEADERS:
+        values = headers.get(name, ())
+        if len(values) > 1:
+            raise InvalidArgument(f"{name} came {len(values)} times; take back its last value before giving the next")
+        found += [value if isinstance(value, str) else bytes(value).decode(errors="replace") for value in values]
+    if not found:
+        return None
+    if len(found) < len(NAMING_HEADERS):
+        raise InvalidArgument(f"{' and '.join(NAMING_HEADERS)} belong together")
+    writer, sequence = found
+    if not writer:
+        raise InvalidArgument(f"{NAMING_HEADERS[0]} must not be empty")
+    if not (sequence.isascii() and sequence.isdigit() and 1 <= int(sequence[:20]) < 2**63):
+        raise InvalidArgument(f"{NAMING_HEADERS[1]} must be a number from 1 to 2^63 - 1")
+    return writer, int(sequence)
 
 
 def parse_writer(name: Any, what: str) -> str:

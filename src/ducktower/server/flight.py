@@ -16,6 +16,7 @@ import pyarrow.flight as flight
 from ..config import ServerConfig
 from ..engine import Caller
 from ..errors import Cancelled, DucktowerError, InternalError, InvalidArgument, Unauthenticated, Unavailable
+from ..protocol.commands import NAMING_HEADERS
 from ..protocol.status import to_flight
 from .admission import Admission
 from .audit import AuditLog, Entry
@@ -96,13 +97,15 @@ class Listener(flight.FlightServerBase):
             if self._is_sql(descriptor):
                 writer.write(self._sql.put(descriptor, reader, visit, caller))
             else:
+                _refuse_name(visit)
                 writer.write(self._plain.put(descriptor, reader, caller))
 
     def do_exchange(self, context: Any, descriptor: Any, reader: Any, writer: Any) -> None:
         """Serve an open stream of writes."""
-        with self._call(context, "DoExchange") as (caller, _):
+        with self._call(context, "DoExchange") as (caller, visit):
             if self._is_sql(descriptor):
                 self._sql.exchange(descriptor)
+            _refuse_name(visit)
             self._plain.exchange(descriptor, reader, writer, caller)
 
     def list_actions(self, context: Any) -> Any:
@@ -118,6 +121,7 @@ class Listener(flight.FlightServerBase):
             if self._sql.has_action(action.type):
                 parts = self._sql.act(action.type, body, visit, caller)
             elif self._plain.has_action(action.type):
+                _refuse_name(visit)
                 parts = self._plain.act(action.type, body, caller)
             else:
                 names = [name for name, _ in self._plain.actions() + self._sql.actions()]
@@ -188,3 +192,11 @@ class Listener(flight.FlightServerBase):
             return Cancelled("the client went away")
         log.error("a call failed in a way that it must not", exc_info=error)
         return InternalError(f"the server failed ({type(error).__name__}); its log has the details")
+
+
+def _refuse_name(visit: Visit) -> None:
+    """Refuse the headers that name a write of Flight SQL: here they would go unheard."""
+    if visit.naming:
+        raise InvalidArgument(
+            f"{NAMING_HEADERS[0]} is for Flight SQL; writer and sequence are fields of the command here"
+        )

@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.flight as flight
 
 from ..config import ServerConfig
-from ..engine import Appending, Caller, Engine, Principal, Receipt, Target
+from ..engine import Appending, Caller, Engine, Named, Principal, Receipt, Target
 from ..engine.words import Divided, Outcome
 from ..errors import (
     Cancelled,
@@ -67,8 +67,8 @@ class PlainFlight:
         self._actions: dict[str, _Action] = {
             "health": _Action("State of the server and its database.", self._health),
             "execute": _Action(
-                'SQL that writes: {"query": SQL, "parameters": [...]}; answers {"rows", "commit"}, then the '
-                "returned rows as an Arrow IPC stream in pieces.",
+                'SQL that writes: {"query": SQL, "parameters": [...], "writer": W, "sequence": n}; answers '
+                '{"rows", "commit"}, then the returned rows as an Arrow IPC stream in pieces.',
                 self._execute,
             ),
             "tables": _Action("All tables and views, as an Arrow IPC stream in pieces.", self._tables),
@@ -129,7 +129,7 @@ class PlainFlight:
 
     def _store(self, put: commands.Put, reader: Any, caller: Caller) -> bytes:
         source = _native(reader)
-        return _receipt(self._engine.put(_target(put), source, caller, writer=put.writer, sequence=put.sequence))
+        return _receipt(self._engine.put(_target(put), source, caller, _named(put)))
 
     def exchange(self, descriptor: Any, reader: Any, writer: Any, caller: Caller) -> None:
         """DoExchange: one stream of many small writes, or one write that its client can still call off."""
@@ -241,8 +241,8 @@ class PlainFlight:
         yield commands.to_json({"sessions": self._engine.running(caller), "flight_sql": sessions})
 
     def _execute(self, arguments: dict[str, Any], caller: Caller) -> Iterator[bytes]:
-        query = commands.parse_query(arguments["raw"], "action's body")
-        done = self._engine.execute(query.sql, query.parameters, caller)
+        query = commands.parse_query(arguments["raw"], "action's body", writes=True)
+        done = self._engine.execute(query.sql, query.parameters, caller, _named(query))
         yield commands.to_json({"rows": done.rows, "commit": done.commit})
         if done.table is not None:
             yield from _ipc_pieces(done.table)
@@ -297,6 +297,10 @@ class PlainFlight:
 
 def _target(put: commands.Put) -> Target:
     return Target(put.table, put.schema, put.mode, put.key)  # type: ignore[arg-type]  # Target checks the mode
+
+
+def _named(command: commands.Put | commands.Query) -> Named | None:
+    return None if command.writer is None else Named(command.writer, command.sequence)
 
 
 def _answer(sequence: int, outcome: Receipt | DucktowerError) -> bytes:

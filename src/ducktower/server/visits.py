@@ -28,6 +28,7 @@ from .. import cores
 from ..config import ServerConfig
 from ..engine import Engine, Principal, Session
 from ..errors import DucktowerError, InternalError, InvalidArgument, Unauthenticated
+from ..protocol.commands import NAMING_HEADERS
 from ..protocol.status import to_flight
 from .auth import Authenticator
 from .connections import endpoint
@@ -89,6 +90,8 @@ class Visit:
     ) -> None:
         self.login = login
         self.peer = ""
+        self.naming: dict[str, list[Any]] = {}
+        """The headers that name a write, as they came."""
         self._context: Any = None  # the call's, when it has arrived
         self._visits = visits
         self._token = token
@@ -185,6 +188,8 @@ class Visits(flight.ServerMiddlewareFactory):
         except Exception:
             log.exception("cannot read the headers of a call")
             visit = Visit(self, NOBODY, None, refusal=InternalError("the server failed; its log has the details"))
+        if not headers.keys().isdisjoint(NAMING_HEADERS):
+            visit.naming = {name: headers[name] for name in NAMING_HEADERS if name in headers}
         self._here[threading.get_ident()] = visit
         return None
 

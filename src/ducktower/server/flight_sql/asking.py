@@ -14,8 +14,9 @@ from typing import Any, Generic, TypeVar
 import pyarrow.flight as flight
 from google.protobuf.message import Message
 
-from ...engine import Caller, Session
+from ...engine import Caller, Named, Session
 from ...errors import InvalidArgument
+from ...protocol.commands import NAMING_HEADERS, parse_naming
 from ...protocol.flight_sql import messages as m
 from ...protocol.flight_sql import pack
 from ..visits import Visit
@@ -36,6 +37,18 @@ class Ask(Generic[M]):
     """The FlightDescriptor of GetFlightInfo."""
     reader: Any = None
     """The rows of DoPut."""
+
+    def named(self) -> Named | None:
+        """Return the writer and the sequence of a write, which its headers have. Raises InvalidArgument."""
+        found = parse_naming(self.visit.naming)
+        return None if found is None else Named(*found)
+
+    def refuse_name(self) -> None:
+        """Raise InvalidArgument for headers that name a write where what is asked returns rows."""
+        if self.visit.naming:
+            raise InvalidArgument(
+                f"{NAMING_HEADERS[0]} goes with updates and ingests; this call asks for rows, which are not kept"
+            )
 
 
 def handle_of(session: Session, handle: bytes) -> bytes:

@@ -49,6 +49,7 @@ class Statements:
 
     def query_info(self, ask: Ask[m.CommandStatementQuery]) -> Any:
         """GetFlightInfo: run the query; the result waits for its DoGet."""
+        ask.refuse_name()
         message = ask.message
         with session_for(ask.visit, message.transaction_id) as (session, transaction_id):
             return self._held(ask, session, lambda caller: session.query(message.query, None, transaction_id, caller))
@@ -64,7 +65,7 @@ class Statements:
         message = ask.message
         ask.caller.taken()  # no rows are expected
         with session_for(ask.visit, message.transaction_id) as (session, transaction_id):
-            return _counted(session.update(message.query, None, transaction_id, ask.caller))
+            return _counted(session.update(message.query, None, transaction_id, ask.caller, ask.named()))
 
     def fetch(self, ask: Ask[m.TicketStatementQuery]) -> Any:
         """DoGet: hand out a waiting result, once."""
@@ -76,7 +77,7 @@ class Statements:
         """CreatePreparedStatement."""
         message = ask.message
         with session_for(ask.visit, message.transaction_id) as (session, transaction_id):
-            prepared = session.prepare(message.query, transaction_id, ask.caller)
+            prepared = session.prepare(message.query, transaction_id, ask.caller, ask.named())
             described = prepared.description
             answer = m.ActionCreatePreparedStatementResult(
                 prepared_statement_handle=handle_of(session, prepared.handle),
@@ -97,6 +98,7 @@ class Statements:
 
     def prepared_info(self, ask: Ask[m.CommandPreparedStatementQuery]) -> Any:
         """GetFlightInfo: run the statement with what is bound; the result waits for its DoGet."""
+        ask.refuse_name()
         with self._prepared(ask) as (session, prepared):
             return self._held(ask, session, prepared.query)
 
@@ -117,7 +119,7 @@ class Statements:
     def prepared_update(self, ask: Ask[m.CommandPreparedStatementUpdate]) -> bytes:
         """DoPut: run the statement once for each row of parameters."""
         with self._prepared(ask) as (_, prepared):
-            return _counted(prepared.update(self._parameters(ask), ask.caller))
+            return _counted(prepared.update(self._parameters(ask), ask.caller, ask.named()))
 
     # -- ingest ---------------------------------------------------------------------------------------
 
@@ -138,7 +140,7 @@ class Statements:
                 temporary=message.temporary,
                 transaction_id=transaction_id,
             )
-            return _counted(session.ingest(ingest, reader, ask.caller))
+            return _counted(session.ingest(ingest, reader, ask.caller, ask.named()))
 
     # -- within ---------------------------------------------------------------------------------------
 
