@@ -8,6 +8,7 @@ import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import adbc_driver_flightsql.dbapi as adbc
 import duckdb
 import pyarrow as pa
 import pytest
@@ -146,7 +147,53 @@ class TestHidden:
     def test_in_no_listing(self, table: ducktower.FlightClient) -> None:
         """Listings do not show it."""
         table.ingest("t", rows(1), writer="hidden", sequence=1)
-        assert set(table.tables()["schema_name"].to_pylist()) == {"main"}
+        assert "_ducktower" not in table.tables()["schema_name"].to_pylist()
+
+    @pytest.mark.parametrize(
+        "sql",
+        [
+            "FROM information_schema.tables",
+            "FROM information_schema.columns",
+            "FROM information_schema.schemata",
+            "FROM duckdb_tables()",
+            "FROM duckdb_columns",
+            "FROM duckdb_schemas()",
+            "FROM duckdb_constraints()",
+            "FROM pg_catalog.pg_tables",
+            "FROM pg_class",
+            "FROM pg_namespace",
+            "FROM sqlite_master",
+            "SHOW ALL TABLES",
+            "SHOW /* all of them */ SCHEMAS",
+            "WITH listed AS (FROM Information_Schema.Tables) FROM listed",
+            "FROM query('FROM duckdb_tables()')",
+        ],
+    )
+    def test_in_no_listing_by_sql(self, table: ducktower.FlightClient, sql: str) -> None:
+        """Nor do DuckDB's own listings, whichever way SQL is run; what clients made, they show."""
+        table.ingest("t", rows(1), writer="listed", sequence=1 + table.writer("listed").sequence)
+        table.execute(
+            "CREATE SCHEMA IF NOT EXISTS shown; CREATE TABLE IF NOT EXISTS shown.shown (shown BIGINT NOT NULL)"
+        )
+        found = [table.query(sql), table.execute(sql).table]
+        for autocommit in (True, False):
+            with adbc.connect(table.url, autocommit=autocommit) as connection, connection.cursor() as cursor:
+                cursor.execute("CREATE OR REPLACE TEMP TABLE state (i BIGINT)")
+                cursor.execute(sql)
+                found.append(cursor.fetch_arrow_table())
+        for listed in map(str, (one.to_pylist() for one in found)):
+            assert "shown" in listed
+            assert "ledger" not in listed
+            assert "_ducktower" not in listed
+
+    def test_listed_into_a_table(self, table: ducktower.FlightClient) -> None:
+        """What is made of a listing has nothing of it either, and is made as always."""
+        table.ingest("t", rows(1), writer="made", sequence=1)
+        table.execute("CREATE OR REPLACE TABLE made AS SELECT table_name FROM information_schema.tables")
+        table.execute("INSERT INTO made SELECT table_name FROM duckdb_tables()")
+        assert {"t", "made"} <= set(table.query("FROM made")["table_name"].to_pylist())
+        assert "ledger" not in table.query("FROM made")["table_name"].to_pylist()
+        table.execute("DROP TABLE made")
 
     @pytest.mark.parametrize(
         "sql",

@@ -15,6 +15,7 @@ from .block_cache import BlockCache
 from .calls import Call
 from .carried import carried
 from .failures import translate_text
+from .listings import hide_ledger
 from .parameters import Parameters
 from .row_limit import RowLimit
 from .streams import Streamed, bounded
@@ -47,6 +48,7 @@ def stream(
             if streams:
                 cache.end()
 
+    hide_ledger(cursor, statement.query)
     relation = cursor.sql(statement, params=parameters)
     types = relation.types
     relation = carried(relation, types)

@@ -23,6 +23,7 @@ from .carried import carried
 from .failures import translate
 from .guard import BEGIN_READ_ONLY
 from .ledger import Ledger
+from .listings import hide_ledger
 from .parameters import Parameters, Rows
 from .row_limit import RowLimit
 from .words import Claim, Receipt
@@ -188,6 +189,7 @@ class Scripts:
     def last(self, cursor: Any, statement: Any, parameters: Parameters) -> tuple[int, Any]:
         """Run one statement to its end; return its changed rows (-1: not counted) and its result, if it has one."""
         self._admit(statement)
+        hide_ledger(cursor, statement.query)
         relation = cursor.sql(statement, params=parameters)
         if relation is None:
             return -1, None
