@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import subprocess
 import sys
 import threading
@@ -15,7 +16,8 @@ import pytest
 
 import ducktower
 from ducktower.config import EngineConfig
-from ducktower.engine import Engine, Named, Target
+from ducktower.engine import Engine, Named, Principal, Target
+from ducktower.engine.ledger import Ledger, claimed
 from support.servers import ServerProcess
 from support.threads import together
 
@@ -265,6 +267,21 @@ class TestEndings:
         with duckdb.connect(str(database)) as opened:
             assert opened.execute("SELECT count(*) < 40 FROM _ducktower.ledger").fetchall() == [(True,)]
             assert opened.execute("SELECT count(*) FROM t").fetchall() == [(100,)]
+
+    def test_read_again_while_a_write_is_under_way(self) -> None:
+        """Another write's COMMIT failed meanwhile, so the memory is dropped: the writer's rows are still known."""
+        config = EngineConfig()
+        ledger = Ledger(config, "memory")
+        commits = itertools.count(1)
+        with duckdb.connect() as cursor:
+            for sequence, stored in ((1, 3), (2, 5)):
+                claim = claimed(config, Principal("ada", "writer"), Named("w", sequence), sequence)
+                with ledger.turn(cursor, claim, lambda: next(commits)) as turn:
+                    ledger.forget()
+                    cursor.execute("BEGIN TRANSACTION")
+                    turn.before_commit(cursor, stored)
+                    cursor.execute("COMMIT")
+            assert ledger.state(cursor, ("ada", "w")) == (2, 8, 2)
 
 
 def test_the_ledgers_rows() -> None:

@@ -179,7 +179,7 @@ class Ledger:
         self._free = threading.Condition()
         self._writers: dict[Key, _Writer] | None = None  # None: to be read from the table
         self._made = False
-        self._held: set[Key] = set()
+        self._held: dict[Key, int] = {}  # writers with a write under way, and the rows of those before it
         self._rows = 0  # of the table, those to be pruned among them
         self._prune_at = 0  # rows before which it is not worth a look
 
@@ -193,9 +193,10 @@ class Ledger:
         ready: list[Write] = []
         later: list[Write] = []
         expected: dict[Key, int] = {}
+        before: dict[Key, int] = {}
         put_off: set[Key] = set()
         with self._free:
-            writers = self._known(cursor)
+            self._known(cursor)  # at once: what cannot be read now is nobody's answer
             for write in writes:
                 if not write.claims:
                     ready.append(write)
@@ -214,18 +215,18 @@ class Ledger:
                 elif key in self._held:
                     outcomes[id(write)] = Conflict("another write of this writer is under way; nothing was stored")
                 else:
-                    answer = self._answer(writers, claim)
+                    answer = self._answer(cursor, claim, expected)
                     if answer is None:
                         ready.append(write)
                         expected[key] = claim.sequence + len(write.claims)
+                        before[key] = self._rows_of(key)
                     elif len(write.claims) > 1:
                         put_off.add(key)
                         later.append(write)
                     else:
                         outcomes[id(write)] = answer
-            held = set(expected)
-            self._held |= held
-        return Admitted(ready, later, held)
+            self._held |= before
+        return Admitted(ready, later, set(before))
 
     @contextmanager
     def turn(self, cursor: Any, claim: Claim | None, commits: Callable[[], int]) -> Iterator[Turn]:
@@ -244,11 +245,11 @@ class Ledger:
                     f'another write of writer "{claim.writer}" is under way; nothing was stored',
                     retry_after_seconds=1.0,
                 )
-            answer = self._answer(self._known(cursor), claim)
+            answer = self._answer(cursor, claim)
             if isinstance(answer, DucktowerError):
                 raise answer
             if answer is None:
-                self._held.add(claim.key)
+                self._held[claim.key] = self._rows_of(claim.key)
         turn = Turn(self, claim, commits, answer)
         if answer is not None:
             yield turn
@@ -267,7 +268,8 @@ class Ledger:
         """Let others write for these writers again."""
         if held:
             with self._free:
-                self._held -= held
+                for key in held:
+                    del self._held[key]
                 self._free.notify_all()
 
     def state(self, cursor: Any, key: Key) -> WriterState:
@@ -286,11 +288,10 @@ class Ledger:
         totals: dict[Key, int] = {}
         found: list[Row] = []
         with self._free:
-            writers = self._writers or {}
             for claim, rows in claims:
                 key = claim.key
                 if key not in totals:
-                    totals[key] = writers[key].rows if key in writers else 0
+                    totals[key] = self._held[key]
                 totals[key] += max(rows, 0)  # -1: not counted
                 found.append((*key, claim.sequence, claim.fingerprint, rows, totals[key], commit, now))
         return found
@@ -331,16 +332,8 @@ class Ledger:
                 return
             kept = sum(len(writer.outcomes) for writer in self._writers.values())
             self._prune_at = 2 * kept + min(_PRUNE_ROWS_MIN, self._config.writer_outcomes_max)
-            if self._rows < self._prune_at:
-                return
-            silent = time.time_ns() // 1_000 - int(self._config.writer_silent_seconds * 1_000_000)
-            cursor.execute(
-                f"DELETE FROM {self._table} AS old USING (SELECT principal, writer, max(sequence) AS last, "
-                f'max("at") AS heard FROM {self._table} GROUP BY ALL) AS of WHERE old.principal = of.principal '
-                "AND old.writer = of.writer AND (old.sequence <= of.last - ? OR of.heard < ?)",
-                [self._config.writer_outcomes_max, silent],
-            ).fetchall()
-            self._writers = None
+            if self._rows >= self._prune_at:
+                self._delete_old(cursor)
 
     # -- within, with the lock held -------------------------------------------------------------------
 
@@ -361,6 +354,33 @@ class Ledger:
             self._writers, self._rows = writers, len(lines)
         return self._writers
 
+    def _rows_of(self, key: Key) -> int:
+        """Return the rows of a writer so far. Kept while it is held: the memory may be read again meanwhile."""
+        writer = (self._writers or {}).get(key)
+        return 0 if writer is None else writer.rows
+
+    def _delete_old(self, cursor: Any) -> None:
+        cursor.execute(
+            f"DELETE FROM {self._table} AS old USING (SELECT principal, writer, max(sequence) AS last, "
+            f'max("at") AS heard FROM {self._table} GROUP BY ALL) AS of WHERE old.principal = of.principal '
+            "AND old.writer = of.writer AND (old.sequence <= of.last - ? OR of.heard < ?)",
+            [self._config.writer_outcomes_max, self._silent_since()],
+        ).fetchall()
+        self._writers = None
+
+    def _silent_since(self) -> int:
+        return time.time_ns() // 1_000 - int(self._config.writer_silent_seconds * 1_000_000)
+
+    def _is_full(self, cursor: Any, coming: Iterable[Key]) -> bool:
+        """Whether there is no room for one more writer beside those that are known and those that begin right now."""
+        writers = self._known(cursor)
+        beginning = len({*self._held, *coming} - writers.keys())
+        room = self._config.writers_max - beginning
+        if len(writers) >= room and min((writer.at for writer in writers.values()), default=0) < self._silent_since():
+            self._delete_old(cursor)
+            writers = self._known(cursor)
+        return len(writers) >= room
+
     def _learn(self, writers: dict[Key, _Writer], line: Row) -> None:
         principal, name, sequence, seen, rows, total, commit, at = line
         writer = writers.setdefault((principal, name), _Writer())
@@ -370,13 +390,13 @@ class Ledger:
         writer.outcomes[sequence] = _Stored(seen, rows, commit)
         writer.outcomes.pop(sequence - self._config.writer_outcomes_max, None)
 
-    def _answer(self, writers: dict[Key, _Writer], claim: Claim) -> Receipt | DucktowerError | None:
-        """Return what a claim is answered with, None when its write is to be stored."""
-        writer = writers.get(claim.key)
+    def _answer(self, cursor: Any, claim: Claim, coming: Iterable[Key] = ()) -> Receipt | DucktowerError | None:
+        """Return what a claim is answered with, None when its write is to be stored beside `coming` writers."""
+        writer = self._known(cursor).get(claim.key)
         last = writer.last if writer is not None else 0
         if claim.sequence == last + 1:
-            if writer is None and len(writers) >= self._config.writers_max:
-                return LimitExceeded(f"there are {len(writers)} writers, the limit is {self._config.writers_max}")
+            if writer is None and self._is_full(cursor, coming):
+                return LimitExceeded(f"there are {self._config.writers_max} writers, which is the limit")
             return None
         which = f'sequence {claim.sequence} of writer "{claim.writer}"'
         if claim.sequence > last:
