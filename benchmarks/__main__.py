@@ -30,11 +30,12 @@ from .peers.comparison import peer_mixed, peer_queries, peer_slow_disk, peer_wri
 from .queries import queries
 from .report import print_report, write_json
 from .security import security
-from .small_writes import appenders, puts
+from .small_writes import appenders, ledger, puts
 
 MEASUREMENTS: dict[str, Callable[[Bench], list[Figure]]] = {
     "puts": puts,
     "appenders": appenders,
+    "ledger": ledger,
     "bulk-read": bulk_read,
     "bulk-write": bulk_write,
     "memory": memory,

@@ -29,7 +29,7 @@ TABLE = "measured"
 SCHEMA = pa.schema([("id", pa.int64()), ("value", pa.string())])
 APPENDS_PER_LOOK = 32  # at the clock
 
-Kind = Literal["put", "ingest", "append_wait", "append_wait_apart", "append_flow", "query"]
+Kind = Literal["put", "put_named", "ingest", "append_wait", "append_wait_apart", "append_flow", "query"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -99,13 +99,29 @@ def one_row(number: int) -> pa.RecordBatch:
 
 def _put(load: Load, stack: ExitStack, number: int) -> Work:
     """One-row writes with pyarrow's own client: one DoPut each, acknowledged by one metadata message."""
+    descriptor = flight.FlightDescriptor.for_path(TABLE)
+    return _putting(load, stack, number, lambda: descriptor)
+
+
+def _put_named(load: Load, stack: ExitStack, number: int) -> Work:
+    """The same by a writer of a name of its own: each write has its sequence."""
+    sequences = itertools.count(1)
+
+    def described() -> flight.FlightDescriptor:
+        command = {"table": TABLE, "writer": f"writer {number}", "sequence": next(sequences)}
+        return flight.FlightDescriptor.for_command(json.dumps(command).encode())
+
+    return _putting(load, stack, number, described)
+
+
+def _putting(load: Load, stack: ExitStack, number: int, described: Callable[[], flight.FlightDescriptor]) -> Work:
     client = stack.enter_context(flight.FlightClient(load.url, tls_root_certs=load.tls_certificate or None))
-    descriptor, batch = flight.FlightDescriptor.for_path(TABLE), one_row(number)
+    batch = one_row(number)
     headers = [(b"authorization", b"Bearer " + load.token.encode())] if load.token else []
     options = flight.FlightCallOptions(headers=headers)
 
     def call() -> int:
-        writer, reader = client.do_put(descriptor, SCHEMA, options)
+        writer, reader = client.do_put(described(), SCHEMA, options)
         with writer:
             writer.write_batch(batch)
             writer.done_writing()
@@ -180,6 +196,7 @@ def _query(load: Load, stack: ExitStack, number: int) -> Work:
 
 WORKS: dict[Kind, Callable[[Load, ExitStack, int], Work]] = {
     "put": _put,
+    "put_named": _put_named,
     "ingest": _ingest,
     "append_wait": _append_wait,
     "append_wait_apart": _append_wait_apart,

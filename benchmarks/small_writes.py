@@ -1,13 +1,14 @@
 """Small writes: one row, one durable transaction as its client sees it.
 
-Owns the figures of DoPut and of appenders, each beside its base in the same round. Must never count a row
-that was not acknowledged, nor accept a count that the table does not confirm.
+Owns the figures of DoPut, with and without a writer's name, and of appenders, each beside its base in the same
+round. Must never count a row that was not acknowledged, nor accept a count that the table does not confirm.
 """
 
 from __future__ import annotations
 
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import ducktower
 
@@ -17,7 +18,7 @@ from .load import SCHEMA, TABLE, Kind, Load, Outcome, one_row, running, stored_r
 from .noop import noop_serving
 from .processes import apart, serving
 
-__all__ = ["appenders", "puts"]
+__all__ = ["appenders", "ledger", "puts"]
 
 NOOP, INSERT = "pyarrow no-op DoPut", "in-process one-row INSERT, 1 thread"
 MANY = 64
@@ -45,6 +46,27 @@ def puts(bench: Bench) -> list[Figure]:
             _record(ingest[clients], _on_ducktower(bench, "ingest", clients))
     wire.values = put[1].values
     return [base, noop[MANY], noop[1], put[MANY], put[1], wire, ingest[MANY], ingest[1]]
+
+
+def ledger(bench: Bench) -> list[Figure]:
+    """One-row writes that have a writer and a sequence, against the same without, and against in-process INSERT."""
+    insert = Figure(name="base_insert", title=INSERT, unit="rows/s")
+    plain = {
+        MANY: Figure(name="plain_64", title="one-row DoPut, 64 clients", unit="rows/s"),
+        1: Figure(name="plain_1", title="one-row DoPut, 1 client", unit="rows/s"),
+    }
+    named = {
+        MANY: _figure("named_64", "one-row DoPut with a writer, 64 clients", plain[MANY], 0.8),
+        1: _figure("named_1_plain", "one-row DoPut with a writer, 1 client", plain[1], None),
+    }
+    alone = _figure("named_1", "one-row DoPut with a writer, 1 client", insert, 0.45)
+    for _ in range(bench.scale.rounds):
+        _insert(bench, insert)
+        for clients in (MANY, 1):
+            _record(plain[clients], _on_ducktower(bench, "put", clients))
+            _record(named[clients], _on_ducktower(bench, "put_named", clients))
+    alone.values = named[1].values
+    return [insert, plain[MANY], named[MANY], plain[1], named[1], alone]
 
 
 def appenders(bench: Bench) -> list[Figure]:
@@ -93,7 +115,8 @@ def _on_ducktower(bench: Bench, kind: Kind, clients: int) -> Outcome:
     ):
         with ducktower.connect(server.url) as client:
             client.create_table(TABLE, SCHEMA)
-            client.ingest(TABLE, one_row(0))  # the first write of a server makes its plan; the base is warm too
+            name: dict[str, Any] = {"writer": "warm", "sequence": 1} if kind == "put_named" else {}
+            client.ingest(TABLE, one_row(0), **name)  # the first write of a server makes its plan; the base is warm too
         outcome = _run(bench, server.url, kind, clients)
         expect_rows(f"{kind}, {clients} clients", outcome.count + 1, stored_rows(server.url))
     return outcome

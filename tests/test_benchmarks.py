@@ -16,6 +16,11 @@ FIGURES = {
     "appenders_wait",
     "appenders_wait_apart",
     "appenders_flow",
+    "plain_64",
+    "named_64",
+    "plain_1",
+    "named_1_plain",
+    "named_1",
     "base_bulk_read",
     "bulk_read",
     "base_plain_query",
@@ -38,7 +43,7 @@ def test_a_quick_run_counts_every_row_and_reports(tmp_path: Path) -> None:
     """A quick run of cheap figures ends with status 0, prints its table and writes its JSON."""
     report = tmp_path / "report.json"
     chosen = ["--only", "appenders", "--only", "bulk-read", "--only", "flight-sql", "--only", "security"]
-    chosen += ["--only", "backup"]
+    chosen += ["--only", "backup", "--only", "ledger"]
     result = subprocess.run(
         [sys.executable, "-m", "benchmarks", "--quick", *chosen, "--json", report, "--directory", tmp_path],
         cwd=ROOT,
