@@ -21,6 +21,7 @@ from ducktower import DucktowerError
 
 from .backup import backup
 from .bulk import bulk_read, bulk_write
+from .checkpoints import checkpoints
 from .explore_commit import chosen_directory
 from .figures import FULL, QUICK, Bench, Figure, WrongCount
 from .flight_sql import flight_sql
@@ -43,6 +44,7 @@ MEASUREMENTS: dict[str, Callable[[Bench], list[Figure]]] = {
     "flight-sql": flight_sql,
     "security": security,
     "backup": backup,
+    "checkpoints": checkpoints,
     "peer-writes": peer_writes,
     "peer-slow-disk": peer_slow_disk,
     "peer-queries": peer_queries,

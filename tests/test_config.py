@@ -13,7 +13,7 @@ LIMITS = [
     (kind, field.name)
     for kind in (EngineConfig, ServerConfig)
     for field in fields(kind)
-    if field.name.endswith(("_max", "_seconds"))
+    if field.name.endswith(("_max", "_seconds", "_bytes"))
 ]
 
 

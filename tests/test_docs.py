@@ -198,7 +198,7 @@ def test_every_limit_is_documented_with_its_default_and_its_error() -> None:
         field.name: field.default
         for kind in (EngineConfig, ServerConfig)
         for field in fields(kind)
-        if field.name.endswith(("_max", "_min", "_seconds", "_warn_bytes"))
+        if field.name.endswith(("_max", "_min", "_seconds", "_bytes"))
     }
     page = (ROOT / "docs" / "limits.md").read_text()
     rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in page.splitlines() if line.startswith("| `")]

@@ -27,7 +27,7 @@ class _Checked:
     def __post_init__(self) -> None:
         for field in fields(self):  # type: ignore[arg-type]
             name, value = field.name, getattr(self, field.name)
-            if value is None or not name.endswith(("_max", "_min", "_seconds")):
+            if value is None or not name.endswith(("_max", "_min", "_seconds", "_bytes")):
                 continue
             if not isinstance(value, (int, float)) or value != value:
                 raise InvalidArgument(f"{name} must be a number, not {value!r}")
@@ -64,6 +64,9 @@ class EngineConfig(_Checked):
     free_bytes_min: int = 256 * MIB
     """Space on the disk of the database and of its temporary files below which writes are refused with OVERLOADED and
     large ones under way are stopped, until there is more again; reads go on. 0 refuses none."""
+    wal_checkpoint_bytes: int | None = 16 * MIB
+    """Size of the WAL from which on a thread writes it into the database file. DuckDB itself does so within somebody's
+    COMMIT at four times that, when the thread found no moment; None leaves it to DuckDB alone, at its 16 MiB."""
     wal_warn_bytes: int | None = 256 * MIB
     """Size of the WAL past which the log and `health` warn; None never does."""
     disk_look_seconds: float = 0.25

@@ -180,6 +180,15 @@ def command(
             help="Bytes free on the disk below which writes are refused, until there is more again; 0 refuses none.",
         ),
     ] = _ENGINE.free_bytes_min,
+    wal_checkpoint_bytes: Annotated[
+        int,
+        typer.Option(
+            envvar="DUCKTOWER_WAL_CHECKPOINT_BYTES",
+            min=0,
+            help="Size of the WAL at which it is written into the file, beside writers; 0 leaves that to DuckDB, which "
+            "holds them up.",
+        ),
+    ] = _ENGINE.wal_checkpoint_bytes or 0,
     backup_dir: Annotated[
         str | None,
         typer.Option(
@@ -353,6 +362,7 @@ def command(
             stream_cache_bytes_max=stream_cache_bytes_max or None,
             threads=threads,
             free_bytes_min=min_free_space,
+            wal_checkpoint_bytes=wal_checkpoint_bytes or None,
             backup_dir=backup_dir,
             backup_every_seconds=None if backup_every is None else duration(backup_every, "--backup-every", "24h"),
             backups_kept_max=backup_keep,

@@ -156,7 +156,8 @@ class Backups:
         """Copy the database as the cursor's transaction sees it; return the last commit and what is to be found."""
         wal = wal_path(self._config.database)
         file = self._database.descriptor()
-        commit, log_bytes = self._moment(cursor, wal, call)
+        with self._database.without_checkpoints():
+            commit, log_bytes = self._moment(cursor, wal, call)
         before = self._database.checkpoints_written()
         copy_file(file, path, os.fstat(file).st_size, call.check)
         if log_bytes:

@@ -40,6 +40,8 @@ _MAKE_ROOM_EVERY_SECONDS = 0.1
 _REOPEN_PAUSE_SECONDS = 0.05
 _REOPEN_LOG_EVERY_SECONDS = 5.0
 _HEADER_BYTES = 4096
+_AUTOMATIC_AT = 4
+"""How many times `wal_checkpoint_bytes` the WAL has when DuckDB writes a checkpoint within somebody's COMMIT."""
 
 SESSION_SETTINGS = ("TimeZone", "Calendar", "integer_division")
 """DuckDB's settings that clients may change, each for its own session."""
@@ -106,6 +108,7 @@ class Database:
         self._found = Found()  # in the WAL, at the last opening
         self._opened_seconds = 0.0
         self._before_reopen: list[Callable[[], None]] = []
+        self._checkpointing = threading.Lock()  # held while one is written, and by who must not meet one
         self._descriptor: int | None = None
         self._claim()
         try:
@@ -214,15 +217,23 @@ class Database:
             return self._state == "serving"
 
     def checkpoint(self) -> None:
-        """Write the WAL's contents into the database file."""
-        lease = self.lease("internal")
-        try:
-            lease.cursor.execute("CHECKPOINT")
-        except duckdb.Error as error:
-            self.note(error)
-            raise
-        finally:
-            lease.close()
+        """Write the WAL's contents into the database file, beside those who write.
+
+        Raises duckdb.TransactionException when an open transaction does not allow it now.
+        """
+        with self._checkpointing:
+            lease = self.lease("internal")
+            try:
+                lease.cursor.execute("CHECKPOINT")
+            except duckdb.Error as error:
+                self.note(error)
+                raise
+            finally:
+                lease.close()
+
+    def without_checkpoints(self) -> contextlib.AbstractContextManager[Any]:
+        """Return what keeps `checkpoint` waiting while it is entered; DuckDB's own may come all the same."""
+        return self._checkpointing
 
     def descriptor(self) -> int:
         """Return a descriptor of the database's file, to read from and never to close.
@@ -312,6 +323,8 @@ class Database:
         opens_something = bool(config.allow_extensions or self._directories)
         if not opens_something:
             settings |= locked
+        if config.wal_checkpoint_bytes is not None:
+            settings["wal_autocheckpoint"] = f"{_AUTOMATIC_AT * config.wal_checkpoint_bytes}B"
         if config.memory_limit is not None:
             settings["memory_limit"] = config.memory_limit
         if config.threads is not None:

@@ -23,6 +23,8 @@ __all__ = ["Disk"]
 
 log = logging.getLogger(__name__)
 
+_CHECKPOINT_ROOM = 2
+"""How many times the WAL's size must be free on the disk for a checkpoint."""
 _SPACE_SECONDS = 1.0
 """When a write that was refused is worth trying again: space comes back when somebody makes some."""
 
@@ -30,12 +32,16 @@ _SPACE_SECONDS = 1.0
 class Disk:
     """Safe from any thread. A database in memory has no disk: then nothing is looked at, nothing refused.
 
-    `stop_loads` is called, by the thread that looks, each time when it sees that the disk is nearly full.
+    Each time when the thread that looks sees that the disk is nearly full it calls `stop_loads`, and `checkpoint_due`
+    when the WAL has `wal_checkpoint_bytes`. Neither may wait.
     """
 
-    def __init__(self, config: EngineConfig, stop_loads: Callable[[], None]) -> None:
+    def __init__(
+        self, config: EngineConfig, stop_loads: Callable[[], None], checkpoint_due: Callable[[], None]
+    ) -> None:
         self._config = config
         self._stop_loads = stop_loads
+        self._checkpoint_due = checkpoint_due
         self._closed = threading.Event()
         # Written by the looking thread (the first time by the constructor) alone; each is read as one value.
         self._free_bytes: int | None = None
@@ -78,8 +84,17 @@ class Disk:
                 self._look()
                 if self._full:
                     self._stop_loads()
+                if self._is_checkpoint_due():
+                    self._checkpoint_due()
             except Exception:  # a disk that cannot be looked at now, may be later
                 log.exception("cannot look at the disk")
+
+    def _is_checkpoint_due(self) -> bool:
+        """Whether the WAL is large, and the disk has room for what is in it: a checkpoint that finds none is fatal."""
+        due_at, free = self._config.wal_checkpoint_bytes, self._free_bytes
+        if due_at is None or free is None or self._wal_bytes < due_at:
+            return False
+        return free > _CHECKPOINT_ROOM * self._wal_bytes
 
     def _look(self) -> None:
         config = self._config
@@ -87,7 +102,8 @@ class Disk:
         most = config.wal_warn_bytes
         self._wal_warning = _told(
             self._wal_warning,
-            f"the WAL has {self._wal_bytes} bytes, more than {most}: something keeps checkpoints from being written"
+            f"the WAL has {self._wal_bytes} bytes, more than {most}: open transactions, or a full disk, keep "
+            "it from being written into the database file"
             if most is not None and self._wal_bytes > most
             else "",
             "the WAL is small again",

@@ -37,6 +37,7 @@ from .backup_schedule import BackupSchedule
 from .block_cache import BlockCache
 from .calls import Caller, Calls
 from .carried import schema_of
+from .checkpoints import Checkpoints
 from .checks import Check, checks_of
 from .commit_queue import CommitQueue
 from .database import Database
@@ -89,7 +90,8 @@ class Engine:
         self._committer = GroupCommitter(
             self._database, self._calls, self.config, self._commits, self._rows, self._ledger
         )
-        self._disk = Disk(self.config, lambda: self._calls.end_kind("upload", "full"))
+        self._checkpoints = Checkpoints(self._database)
+        self._disk = Disk(self.config, lambda: self._calls.end_kind("upload", "full"), self._checkpoints.due)
         self._queue = CommitQueue(self.config, self._committer.commit, self._disk.admit)
         self._arriving = Arriving(self.config)
         self._cache = BlockCache(self._database, self.config)
@@ -433,6 +435,7 @@ class Engine:
             "fatal_errors": fatal_errors,
             **self._database.opening(),
             **self._disk.health(),
+            **self._checkpoints.health(),
             **self._schedule.health(),
         }
         if last_fatal:
@@ -459,7 +462,9 @@ class Engine:
             "cursors": self._database.leases_out(),
             **self._database.opening(),
             **self._disk.health(),
+            **self._checkpoints.health(),
             **self._schedule.health(),
+            "checkpoint_seconds": self._checkpoints.seconds.snapshot(),
             "commit_seconds": self._queue.commit_seconds.snapshot(),
         }
 
@@ -492,6 +497,7 @@ class Engine:
         self._committer.close()
         self._cache.close()
         self._disk.close()
+        self._checkpoints.close()
         self.sessions.close_idle()
         while (self._database.leases_out() or self.backups.busy) and time.monotonic() < deadline:
             time.sleep(0.01)
