@@ -108,6 +108,9 @@ class EngineConfig(_Checked):
 
     query_timeout_seconds: float | None = 600.0
     """Longest run of one statement, its result's stream included; None is no limit."""
+    slow_reader_seconds: float | None = 120.0
+    """How long a client may take nothing of a result that streams to it; then the stream ends with TIMEOUT. What DuckDB
+    computes meanwhile does not count. None leaves it to `query_timeout_seconds`."""
     upload_timeout_seconds: float | None = 3600.0
     """Longest run of one large write, the time spent waiting for its client included; None is no limit."""
     backup_dir: str | None = None

@@ -225,6 +225,15 @@ def command(
             rich_help_panel=_TIMES,
         ),
     ] = _ENGINE.query_timeout_seconds or 0,
+    slow_reader_seconds: Annotated[
+        float,
+        typer.Option(
+            envvar="DUCKTOWER_SLOW_READER_SECONDS",
+            min=0,
+            help="How long a client may take nothing of a result that streams to it, in seconds; 0 is no limit.",
+            rich_help_panel=_TIMES,
+        ),
+    ] = _ENGINE.slow_reader_seconds or 0,
     upload_timeout: Annotated[
         float,
         typer.Option(
@@ -375,6 +384,7 @@ def command(
             lease_wait_seconds=lease_wait_seconds,
             query_timeout_seconds=query_timeout or None,
             upload_timeout_seconds=upload_timeout or None,
+            slow_reader_seconds=slow_reader_seconds or None,
             conflict_retry_seconds=conflict_retry_seconds,
             stuck_seconds=stuck_seconds,
             sql_bytes_max=sql_bytes_max,

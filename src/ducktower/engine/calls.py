@@ -17,14 +17,17 @@ from typing import Any, Literal
 
 from ..errors import Cancelled, DucktowerError, Overloaded, TimedOut, Unauthenticated, Unavailable
 from .access import LOCAL, Principal
+from .streams import Probe
 from .trail import Trail
 
 __all__ = ["Call", "Caller", "Calls"]
 
 log = logging.getLogger(__name__)
 
-Reason = Literal["timeout", "cancelled", "gone", "stopping", "reopening", "revoked", "full"]
+Reason = Literal["timeout", "cancelled", "gone", "stopping", "reopening", "revoked", "full", "slow"]
 _TEXT_MAX = 500
+_PROBE_SECONDS = 1.0
+"""How often it is asked whether a result is read on."""
 _ASKED_AT_ONCE = 16
 """Clients that are looked for in one look. To ask gRPC whether a client is there takes tens of microseconds with
 Python's lock held: asking for hundreds of them each time would take most of a core."""
@@ -83,8 +86,8 @@ class Call:
         self.timeout_seconds = timeout_seconds
         self.started = time.monotonic()
         # Set by the thread that serves the call.
-        self.in_wire = kind == "upload"
-        """Whether it waits for its client rather than for DuckDB."""
+        self._probe: Probe | None = None
+        self._slow_reader_seconds: float | None = None
         # The lock makes `finish` wait for a look that is under way: after it, `gone` and `interrupt`
         # are never called again, so that what they point to may be freed.
         self._lock = threading.Lock()
@@ -93,6 +96,16 @@ class Call:
         self.reason: Reason | None = None
         self._asked_at: float | None = None
         self._hung_up = False
+        self._probed_at = 0.0
+
+    def streams(self, probe: Probe, slow_reader_seconds: float | None) -> None:
+        """Say that the call's result goes to its client from now on, which may take nothing of it for so long."""
+        self._probe, self._slow_reader_seconds = probe, slow_reader_seconds
+
+    @property
+    def in_wire(self) -> bool:
+        """Whether it waits for its client rather than for DuckDB."""
+        return self.kind == "upload" if self._probe is None else not self._probe.working
 
     def look(self, now: float, *, ask: bool) -> None:
         """End the call when its time is over, or, with `ask`, its client left; keep ending it until it is finished."""
@@ -104,6 +117,8 @@ class Call:
                     self.reason = "timeout"
                 elif ask and self.caller.gone():
                     self.reason = "gone"
+                elif self._reader_is_slow(now):
+                    self.reason = "slow"
             if self.reason is None:
                 return
             self._interrupt()
@@ -112,6 +127,15 @@ class Call:
             if now - self._asked_at > grace and not self._hung_up and (self.in_wire or self.reason == "stopping"):
                 self._hung_up = True
                 self.caller.hang_up()
+
+    def _reader_is_slow(self, now: float) -> bool:
+        probe, limit = self._probe, self._slow_reader_seconds
+        if probe is None or limit is None:
+            return False
+        if now - self._probed_at > min(_PROBE_SECONDS, limit / 4):
+            self._probed_at = now
+            probe.ask()
+        return probe.reader_idle_seconds(now) > limit
 
     def end(self, reason: Reason) -> None:
         """Ask the call to end, for `reason`."""
@@ -145,6 +169,10 @@ class Call:
                 return None
             case "timeout":
                 return TimedOut(f"the {self.kind} ran longer than its limit of {self.timeout_seconds:g} seconds")
+            case "slow":
+                return TimedOut(
+                    f"nothing of the result was taken for {self._slow_reader_seconds:g} seconds during the {self.kind}"
+                )
             case "gone":
                 return Cancelled(f"the client went away during its {self.kind}")
             case "cancelled":

@@ -18,7 +18,7 @@ from .failures import translate_text
 from .listings import hide_ledger
 from .parameters import Parameters
 from .row_limit import RowLimit
-from .streams import Streamed, bounded
+from .streams import Probe, Streamed, bounded
 
 __all__ = ["stream"]
 
@@ -58,9 +58,7 @@ def stream(
     def error_text(raw: str) -> str:
         return coded_text(translate_text(raw, call))
 
-    def at_work(*, working: bool) -> None:
-        call.in_wire = not working
-
+    probe = Probe()
     streamed = bounded(
         relation.to_arrow_reader(rows),
         exact=exact,
@@ -68,7 +66,7 @@ def stream(
         on_release=released,
         error_text=error_text,
         rows=RowLimit(config.row_bytes_max, "a row of the result"),
-        at_work=at_work,
+        probe=probe,
         whole_bytes_max=whole_bytes_max,
         total_bytes_max=config.result_bytes_max,
         on_end=None if trail is None else trail.ended,
@@ -77,5 +75,6 @@ def stream(
         if trail is not None:
             trail.begins()
         cache.begin()
-        streams = call.in_wire = True
+        streams = True
+        call.streams(probe, config.slow_reader_seconds)
     return streamed

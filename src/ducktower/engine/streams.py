@@ -5,7 +5,8 @@ replaced here, for one stream at a time, by functions that delegate to the origi
 
 - `get_next` returns the batches that were read ahead, and then puts the original back, so that every further
   batch is fetched without Python; where batches may be too large for the wire it stays, reads the size off each
-  batch's own struct, and only one that is too large becomes a Python object, to be cut;
+  batch's own struct, and only one that is too large becomes a Python object, to be cut; it is put in for one batch
+  now and then by a `Probe`, which so learns whether anybody reads on;
 - where the rows are to be counted it stays as well, and reads their number off each batch's struct;
 - `get_last_error` is called only when the stream failed, and gives its text our error code;
 - `release` is called exactly once, on every path (end, error, cancel, client gone), and gives the lease back.
@@ -26,6 +27,7 @@ import ctypes
 import errno
 import logging
 import sys
+import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -37,9 +39,13 @@ from ..errors import LimitExceeded, coded_text
 from .batch_bytes import BatchBytes
 from .row_limit import RowLimit
 
-__all__ = ["Streamed", "bounded", "chained", "in_pieces"]
+__all__ = ["Probe", "Streamed", "bounded", "chained", "in_pieces"]
 
 log = logging.getLogger(__name__)
+
+_FAST_SECONDS = 0.1
+"""A batch that took longer is followed by another look: then Python for each batch costs nothing, and it is known
+whether DuckDB is at work."""
 
 
 class _Stream(ctypes.Structure):
@@ -74,6 +80,40 @@ _Release = ctypes.CFUNCTYPE(None, ctypes.POINTER(_Stream))
 _capsule_pointer = ctypes.pythonapi.PyCapsule_GetPointer
 _capsule_pointer.restype = ctypes.c_void_p
 _capsule_pointer.argtypes = [ctypes.py_object, ctypes.c_char_p]
+
+
+class Probe:
+    """Whether somebody reads a stream on, asked now and then: between two questions it is native.
+
+    Used by one watching thread, which must not ask once `on_release` was called.
+    """
+
+    def __init__(self) -> None:
+        self.asked_at: float | None = None
+        """Since when the next batch is waited for, as far as is known; None until the first was taken."""
+        self.working = False
+        """Whether the original is known to make a batch now."""
+        self.stream: _Stream | None = None
+        """Where the consumer has the struct: it moves it before it asks for a batch, and not again."""
+
+    def ask(self) -> None:
+        """Have the next batch told of. To put a pointer in is one store, which the consumer sees or sees later."""
+        stream = self.stream
+        if stream is not None:
+            stream.get_next = _address(_next_c)
+
+    def begins(self) -> None:
+        """Say that the original begins to make a batch."""
+        self.working = True
+
+    def waits(self) -> None:
+        """Say that a batch was handed out."""
+        self.asked_at = time.monotonic()
+        self.working = False
+
+    def reader_idle_seconds(self, now: float) -> float:
+        """Return for how long nothing was asked for since the last batch that is known of; 0 while one is made."""
+        return 0.0 if self.working or self.asked_at is None else now - self.asked_at
 
 
 OnEnd = Callable[[int, str | None, bool], None]
@@ -111,14 +151,21 @@ class _Changed:
     on_limit: Callable[[], str] | None = None
     """Called once when more came; returns the text of the failure."""
     refusal: str | None = None
-    at_work: Callable[..., None] | None = None
-    """Told when the original begins to make a batch, and when it is done, as long as sizes are looked at."""
+    probe: Probe | None = None
+    """Told when the original begins to make a batch, and when one was handed out."""
     on_end: OnEnd | None = None
     """Called once at the release; where there is one, rows are counted."""
+    slow: bool = False
+    """Whether the original took long for its last batch."""
     rows: int = 0
     complete: bool = False
     failure: str | None = None
     text: Any = None  # keeps the last error's bytes alive for the consumer
+
+    @property
+    def looks(self) -> bool:
+        """Whether each batch is looked at."""
+        return self.bound is not None or self.on_end is not None
 
 
 # Streams that are open now, by their private_data. Changed only by the thread that holds the GIL, one dict
@@ -127,33 +174,20 @@ _open: dict[int, _Changed] = {}
 
 
 def _next(stream: Any, out: int) -> int:
-    """Hand out what was read ahead, then either leave the stream to the original or go on looking at sizes."""
+    """Hand out a batch; then either leave the stream to the original or go on looking at batches."""
     try:
         changed = _open[stream.contents.private_data]
-        looks = changed.bound is not None or changed.on_end is not None
-        if not changed.ahead and looks:
-            failed = _original(changed, stream, out)
+        if changed.ahead:
+            _from_ahead(changed, out)
+        else:
+            failed = _from_original(changed, stream, out)
             if failed:
                 return failed
-            bound, cut = changed.bound, False
-            if bound is not None:
-                try:
-                    cut = _cut(changed, bound, out)
-                except LimitExceeded as error:
-                    changed.ahead.clear()
-                    changed.refusal = coded_text(error)
-                    return errno.EFBIG
-                if changed.left is not None and _is_too_much(changed, bound, out, cut=cut):
-                    return errno.EFBIG
-            if not cut:
-                _count(changed, out)
-                return 0
-        _, capsule = changed.ahead.popleft().__arrow_c_array__()
-        address = _capsule_pointer(capsule, b"arrow_array")
-        ctypes.memmove(out, address, ctypes.sizeof(_Array))
-        _Array.from_address(address).release = None  # moved: the capsule must not free it
         _count(changed, out)
-        if not changed.ahead and not looks:
+        if changed.probe is not None:
+            changed.probe.stream = stream.contents
+            changed.probe.waits()
+        if not (changed.ahead or changed.looks or changed.slow):
             stream.contents.get_next = changed.get_next
     except Exception:
         log.exception("cannot hand on a batch")
@@ -161,15 +195,34 @@ def _next(stream: Any, out: int) -> int:
     return 0
 
 
-def _original(changed: _Changed, stream: Any, out: int) -> int:
-    """Have the original make a batch; return its error number."""
-    if changed.at_work is None:
-        return int(_GetNext(changed.get_next)(stream, out))
-    changed.at_work(working=True)
+def _from_ahead(changed: _Changed, out: int) -> None:
+    """Hand out the first of the batches that are there."""
+    _, capsule = changed.ahead.popleft().__arrow_c_array__()
+    address = _capsule_pointer(capsule, b"arrow_array")
+    ctypes.memmove(out, address, ctypes.sizeof(_Array))
+    _Array.from_address(address).release = None  # moved: the capsule must not free it
+
+
+def _from_original(changed: _Changed, stream: Any, out: int) -> int:
+    """Have the original make a batch and look at it; return an error number."""
+    started = time.monotonic()
+    if changed.probe is not None:
+        changed.probe.begins()
+    failed = int(_GetNext(changed.get_next)(stream, out))
+    changed.slow = time.monotonic() - started > _FAST_SECONDS
+    if failed or changed.bound is None:
+        return failed
     try:
-        return int(_GetNext(changed.get_next)(stream, out))
-    finally:
-        changed.at_work(working=False)
+        cut = _cut(changed, changed.bound, out)
+    except LimitExceeded as error:
+        changed.ahead.clear()
+        changed.refusal = coded_text(error)
+        return errno.EFBIG
+    if changed.left is not None and _is_too_much(changed, changed.bound, out, cut=cut):
+        return errno.EFBIG
+    if cut:
+        _from_ahead(changed, out)
+    return 0
 
 
 def _count(changed: _Changed, out: int) -> None:
@@ -227,6 +280,8 @@ def _last_error(stream: Any) -> int | None:
 
 def _released(stream: Any) -> None:
     changed = _open.pop(stream.contents.private_data)
+    if changed.probe is not None:
+        changed.probe.stream = None  # its memory goes after this
     stream.contents.release = changed.release
     _Release(changed.release)(stream)
     try:
@@ -279,7 +334,7 @@ def chained(
     error_text: Callable[[str], str] | None = None,
     bytes_max: int | None = None,
     rows: RowLimit | None = None,
-    at_work: Callable[..., None] | None = None,
+    probe: Probe | None = None,
     total_bytes_max: int | None = None,
     on_limit: Callable[[], str] | None = None,
     on_end: OnEnd | None = None,
@@ -290,9 +345,8 @@ def chained(
     the limit for `rows`. With `total_bytes_max` it fails with the text that `on_limit` returns when more has come.
 
     `on_release` is called once when the returned reader is freed, by the thread that frees it. `error_text`
-    maps the text of a failure within the stream to the text that the consumer reports. `at_work` is told when `reader`
-    begins to make a batch and when it is done, where batches are looked at. With
-    `on_end` rows are counted.
+    maps the text of a failure within the stream to the text that the consumer reports. `probe` learns whether the
+    stream is read. With `on_end` rows are counted.
     """
     schema = reader.schema
     bound = None
@@ -305,10 +359,10 @@ def chained(
         *(deque(ahead), stream.get_next, stream.get_last_error, stream.release, on_release, error_text, bound),
         left=left,
         on_limit=on_limit,
-        at_work=at_work,
+        probe=probe,
         on_end=on_end,
     )
-    if ahead or bound is not None or on_end is not None:
+    if ahead or _open[stream.private_data].looks:
         stream.get_next = _address(_next_c)
     stream.get_last_error = _address(_last_error_c)
     stream.release = _address(_released_c)
@@ -350,7 +404,7 @@ def bounded(
     on_release: Callable[[], None],
     error_text: Callable[[str], str],
     rows: RowLimit | None = None,
-    at_work: Callable[..., None] | None = None,
+    probe: Probe | None = None,
     whole_bytes_max: int = 0,
     total_bytes_max: int | None = None,
     on_end: OnEnd | None = None,
@@ -397,7 +451,7 @@ def bounded(
         error_text=error_text,
         bytes_max=bytes_max,
         rows=rows,
-        at_work=at_work,
+        probe=probe,
         total_bytes_max=total_bytes_max,
         on_limit=None if total_bytes_max is None else lambda: coded_text(_too_large(total_bytes_max)),
         on_end=on_end,
