@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import threading
 from collections.abc import Callable, Iterator, Sequence
 
@@ -11,6 +12,7 @@ from hypothesis import strategies as st
 
 from ducktower.config import EngineConfig
 from ducktower.engine.commit_queue import CommitQueue
+from ducktower.engine.shares import Share
 from ducktower.engine.words import Outcome, PlanKey, Receipt, Target, Write
 from ducktower.errors import Conflict, InternalError, LimitExceeded, Overloaded, Unavailable
 from support.threads import together
@@ -38,9 +40,11 @@ class Outcomes:
     def __init__(self) -> None:
         self.of: dict[int, list[Outcome]] = {}
 
-    def write(self, number: int, nbytes: int = 1, rows: int = 1, parts: tuple[int, ...] = ()) -> Write:
+    def write(
+        self, number: int, nbytes: int = 1, rows: int = 1, parts: tuple[int, ...] = (), share: Share | None = None
+    ) -> Write:
         self.of[number] = []
-        return Write(PlanKey(Target("t"), None), [number], rows, nbytes, self.of[number].append, parts)
+        return Write(PlanKey(Target("t"), None), [number], rows, nbytes, self.of[number].append, parts, share)
 
     def all_answered(self) -> bool:
         return all(self.of.values())
@@ -145,6 +149,63 @@ def test_every_group_keeps_its_bounds_and_is_as_large_as_they_allow(
         assert size <= bytes_max or len(group) == 1
         if following is not None:
             assert len(group) == writes_max or size + following[0].nbytes > bytes_max
+
+
+def test_principals_take_turns(committer: Committer) -> None:
+    """Who writes little is not behind all that somebody greedy has waiting; each one's own order is kept."""
+    outcomes = Outcomes()
+    queue = held_queue(committer, outcomes, group_writes_max=4)
+    greedy, modest = Share("greedy"), Share("modest")
+    for number in range(1, 9):
+        queue.submit(outcomes.write(number, share=greedy))
+    for number in (101, 102):
+        queue.submit(outcomes.write(number, share=modest))
+    queue.submit(outcomes.write(201))
+    committer.gate.set()
+    assert queue.close(SECONDS_MAX)
+    groups = [[write.batches[0] for write in group] for group in committer.groups]
+    assert groups == [[0], [1, 101, 201, 2], [102, 3, 4, 5], [6, 7, 8]]
+
+
+@settings(max_examples=60, deadline=None)
+@given(whose=st.lists(st.integers(0, 3), min_size=1, max_size=60), sizes=st.randoms(use_true_random=False))
+def test_turns_lose_nothing_and_leave_nobody_out(whose: list[int], sizes: random.Random) -> None:
+    """Each write is in one group, each lane in its order, and in every group whoever waits before it was full."""
+    committer, outcomes = Committer(), Outcomes()
+    queue = held_queue(committer, outcomes, group_writes_max=4, group_bytes_max=20)
+    shares = [None, *map(Share, "abc")]
+    for number, one in enumerate(whose, 1):
+        queue.submit(outcomes.write(number, nbytes=sizes.randint(0, 20), share=shares[one]))
+    committer.gate.set()
+    assert queue.close(SECONDS_MAX)
+    assert queue.depth() == (0, 0)
+    assert all(len(answers) == 1 for answers in outcomes.of.values())
+    done = [write.batches[0] for group in committer.groups[1:] for write in group]
+    for one in range(4):
+        mine = [number for number, owner in enumerate(whose, 1) if owner == one]
+        assert [number for number in done if whose[number - 1] == one] == mine
+    for place, number in enumerate(done):  # between two of one lane every other that waits has had a turn
+        mine = [later for later in done[place + 1 :] if whose[later - 1] == whose[number - 1]]
+        if mine:
+            between = done[place + 1 : done.index(mine[0])]
+            left = {whose[later - 1] for later in done[place + 1 :]} - {whose[number - 1]}
+            assert {whose[later - 1] for later in between} == left
+            assert len(between) == len(left)
+
+
+def test_to_wait_for_ones_own_is_not_to_wait_for_others(committer: Committer) -> None:
+    """`flush` knows whose writes it waits for, whoever else's are answered first."""
+    outcomes = Outcomes()
+    queue = held_queue(committer, outcomes)
+    greedy, modest = Share("greedy"), Share("modest")
+    queue.submit(outcomes.write(1, share=greedy))
+    queue.flush(modest, 0)
+    with pytest.raises(Overloaded, match="1 writes still wait"):
+        queue.flush(greedy, 0.01)
+    committer.gate.set()
+    queue.flush(greedy, SECONDS_MAX)
+    assert outcomes.of[1] == [Receipt(1, 2)]
+    assert queue.close(SECONDS_MAX)
 
 
 def test_one_outcome_is_not_anothers(committer: Committer) -> None:

@@ -47,6 +47,27 @@ def test_reads_at_once(database: Path) -> None:
         until(lambda: not engine.statistics()["cursors"], "the end of what streamed")
 
 
+def test_greedy_readers_leave_some_for_others(database: Path) -> None:
+    """Whatever the limit of one is: one has half, two have a third each, and whoever comes next reads at once."""
+    limits = {"reads_in_flight_max": 6, "principal_reads_in_flight_max": 6, "lease_wait_seconds": 0.05}
+    with opened(database, **limits) as engine, contextlib.ExitStack() as held:
+
+        def takes(caller: Caller) -> int:
+            """Open long results until one is refused; return how many there were."""
+            for number in range(7):
+                try:
+                    held.enter_context(engine.read(LONG, None, caller))
+                except ducktower.Overloaded:
+                    return number
+            return 7
+
+        assert takes(GREEDY) == 3
+        assert takes(Caller(principal=Principal("large"))) == 2  # of the three that were left
+        for _ in range(3):
+            assert engine.read("SELECT 1", None, MODEST).read_all().num_rows == 1
+        assert takes(Caller()) == 1  # nobody in particular: what there is
+
+
 def test_places_come_back_after_failures(database: Path) -> None:
     """Whatever fails, at whatever point, gives its place back."""
     with opened(database, principal_reads_in_flight_max=1, principal_executes_in_flight_max=1) as engine:
@@ -143,7 +164,7 @@ class Gate:
 def test_the_commit_queue() -> None:
     """What of one principal waits is bounded: then it is refused or waits, and others still get in."""
     config = EngineConfig(principal_queue_writes_max=3, principal_queue_bytes_max=1_000)
-    shares = Shares(config)
+    shares = Shares()
     gate = Gate()
     queue = CommitQueue(config, gate.commit)
     done: list[Outcome] = []
@@ -177,7 +198,35 @@ def test_the_commit_queue() -> None:
         assert queue.close(10)
     assert len(done) == 19
     greedy: Any = shares.of(GREEDY.principal)
-    assert (greedy.waiting, greedy.waiting_bytes) == (0, 0)
+    assert (greedy.lane.count, greedy.lane.nbytes) == (0, 0)
+
+
+def test_greedy_writers_leave_room_in_the_queue() -> None:
+    """One has half of it waiting, a second one a third; whoever comes next is taken at once."""
+    config = EngineConfig(queue_writes_max=12, queue_bytes_max=1_000)
+    shares, gate = Shares(), Gate()
+    queue = CommitQueue(config, gate.commit)
+    done: list[Outcome] = []
+
+    def takes(name: str, nbytes: int = 1) -> int:
+        """Queue writes until one is refused; return how many there were."""
+        share = shares.of(Principal(name))
+        for number in range(13):
+            try:
+                queue.submit(Write(PlanKey(Target("t"), SCHEMA), [], 1, nbytes, done.append, share=share))
+            except ducktower.Overloaded:
+                return number
+        return 13
+
+    try:
+        queue.submit(Write(PlanKey(Target("t"), SCHEMA), [], 1, 8, done.append))
+        assert gate.entered.wait(10)  # what follows waits
+        assert takes("greedy") == 6
+        assert takes("large", 200) == 2  # a third one would have more bytes than are left
+        assert takes("modest") >= 1
+    finally:
+        gate.open.set()
+        assert queue.close(10)
 
 
 def test_what_arrives() -> None:
@@ -195,6 +244,19 @@ def test_what_arrives() -> None:
     for name, nbytes in (("", 80), ("modest", 20)):
         arriving.take_away(name, nbytes)
     assert (arriving._all, arriving._of_one) == (0, {})
+
+
+def test_what_arrives_leaves_room_for_others() -> None:
+    """Whatever its own limit is: two greedy ones have a third each, and a third one finds as much."""
+    arriving = Arriving(EngineConfig(arriving_bytes_max=90, principal_arriving_bytes_max=90))
+    for name in ("greedy", "large"):
+        arriving.add(name, 20)
+    for name in ("greedy", "large"):
+        arriving.add(name, 10)
+    for name in ("greedy", "large"):
+        with pytest.raises(ducktower.Overloaded, match=f'"{name}" of 30 bytes'):
+            arriving.add(name, 1)
+    arriving.add("modest", 15)
 
 
 def test_uploads_and_streams_count_what_arrives(database: Path) -> None:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import threading
 from collections.abc import Callable
+from contextlib import ExitStack, suppress
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.flight as flight
@@ -57,6 +60,52 @@ class TestPlaces:
             assert [type(error) for error in failures] == [ducktower.Cancelled] * 2
             assert client.query("SELECT 1 AS n").num_rows == 1
 
+    def test_who_writes_little_is_not_behind_who_writes_much(self, owner: str, grant: Grant, database: Path) -> None:
+        """Hundreds of writes of another wait in the queue when one comes: it is in one of the next groups."""
+        greedy = grant("greedy", "writer")
+        with (
+            ducktower.serve(str(database), group_writes_max=2, login_pause_seconds=0.05) as server,
+            ducktower.connect(server.url, token=owner, retry_seconds=0) as other,
+            ducktower.connect(server.url, token=greedy, retry_seconds=0) as client,
+        ):
+            other.execute("CREATE TABLE t (n BIGINT, slow INTEGER DEFAULT (sleep_ms(10)))")
+            command = flight.FlightDescriptor.for_command(b'{"append": {"table": "t"}}')
+            options = flight.FlightCallOptions(headers=[(b"authorization", f"Bearer {greedy}".encode())])
+            with flight.connect(server.url) as raw:
+                writer, reader = raw.do_exchange(command, options)
+                batch = pa.record_batch({"n": pa.array([1], pa.int64())})
+                with writer:
+                    writer.begin(batch.schema)
+                    for number in range(1, 201):
+                        writer.write_with_metadata(batch, b"%d" % number)
+                    waiting = until(lambda: all_queued(other.statistics()), "a queue")
+                    mine = other.ingest("t", pa.table({"n": [2]})).commit
+                    writer.done_writing()
+                    commits = [json.loads(reader.read_chunk().app_metadata.to_pybytes())["commit"] for _ in range(200)]
+            # All of them came before it, and so many were not in commit yet when it set out.
+            assert waiting > 20
+            assert sum(commit > mine for commit in commits) > waiting // 2
+            assert other.query("SELECT count(*) AS n FROM t")["n"].to_pylist() == [201]
+            assert client.health()["status"] == "serving"
+
+    def test_several_greedy_ones_leave_places(self, owner: str, grant: Grant, database: Path) -> None:
+        """Of calls in flight, however many they could have alone."""
+        with (
+            ducktower.serve(str(database), calls_in_flight_max=6, principal_calls_in_flight_max=6) as server,
+            ducktower.connect(server.url, token=owner, retry_seconds=0) as other,
+            ExitStack() as stack,
+        ):
+            other.create_table("t", pa.schema([("n", pa.int64())]))
+            for name, most in (("greedy", 3), ("large", 2)):
+                token = grant(name, "writer")
+                until(lambda token=token: known(server.url, token), "the token")
+                clients = [stack.enter_context(ducktower.connect(server.url, token=token)) for _ in range(most + 1)]
+                for client in clients[:-1]:
+                    stack.enter_context(client.appender("t")).append({"n": 1}).result()
+                with pytest.raises(ducktower.Overloaded, match=f'{most} calls of "{name}"'):
+                    clients[-1].ingest("t", pa.table({"n": [1]}))
+            assert other.query("SELECT count(*) AS n FROM t")["n"].to_pylist() == [5]
+
     def test_an_open_server_counts_nobody(self, database: Path) -> None:
         """There all callers are one, and only the limit of all applies."""
         with (
@@ -67,6 +116,19 @@ class TestPlaces:
             with client.appender("t") as rows:
                 rows.append({"n": 1}).result()
                 assert client.query("SELECT count(*) AS n FROM t")["n"].to_pylist() == [1]
+
+
+def all_queued(statistics: dict[str, Any]) -> int:
+    """Return how many small writes wait once 200 came; 0 before that. Two may be in commit."""
+    waiting = statistics["queue_writes"]
+    return waiting if statistics["group_writes"] + waiting >= 198 else 0
+
+
+def known(url: str, token: str) -> bool:
+    """Whether the server has noticed the token."""
+    with ducktower.connect(url, token=token, retry_seconds=0) as client, suppress(ducktower.Unauthenticated):
+        return client.health()["status"] == "serving"
+    return False
 
 
 def asked(url: str, token: str, sql: str) -> list[str]:

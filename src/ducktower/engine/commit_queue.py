@@ -3,6 +3,10 @@
 A lone write is committed at once: the thread never waits for company. While it commits, further writes gather
 and become the next group, so the group grows with the load. A write's `done` is called after COMMIT returned.
 
+Each principal's writes wait in a lane of their own, in their order, and a group is taken from the lanes by turns: who
+writes little is not behind all that somebody greedy has waiting. Nor does anybody fill the queue: who has a name may
+have no more waiting than is left free for others.
+
 Owns the queue, its bounds and the thread. Knows neither DuckDB nor Flight: what a commit is comes in as a
 function. Must never call `done` under its lock.
 """
@@ -19,6 +23,7 @@ from .. import cores
 from ..config import EngineConfig
 from ..errors import InternalError, LimitExceeded, Overloaded, Unavailable
 from ..monitor import Counter, Histogram
+from .shares import Lane, Share
 from .words import Outcome, Write
 
 __all__ = ["CommitQueue"]
@@ -29,8 +34,8 @@ log = logging.getLogger(__name__)
 class CommitQueue:
     """The queue; `submit` is safe from any thread.
 
-    `commit` gets one group in the order of arrival and returns an outcome for each member. It runs in the
-    committing thread alone. `admit` raises for a write that may not begin now.
+    `commit` gets one group, what is in it of one principal in the order of arrival, and returns an outcome for each
+    member. It runs in the committing thread alone. `admit` raises for a write that may not begin now.
     """
 
     def __init__(
@@ -51,11 +56,10 @@ class CommitQueue:
         self._lock = threading.Lock()
         self._work = threading.Condition(self._lock)
         self._room = threading.Condition(self._lock)
-        self._waiting: deque[Write] = deque()
+        self._turns: deque[Lane] = deque()  # the lanes in which something waits; whose turn is next comes first
+        self._nobodys = Lane()  # of those who have no name
         self._waiting_writes = 0  # a message that carries several counts for so many
         self._waiting_bytes = 0
-        self._queued = 0  # since the start, as _answered: what `flush` compares
-        self._answered = 0
         self._flushed = threading.Condition(self._lock)
         self._idle = False
         self._closing = False
@@ -85,27 +89,30 @@ class CommitQueue:
                     raise Overloaded(
                         f"{self._waiting_writes} writes with {self._waiting_bytes} bytes wait for their commit already"
                         if share is None or not self._has_room(write)
-                        else f'{share.waiting} writes of "{share.name}" with {share.waiting_bytes} bytes wait already'
+                        else f'{share.lane.count} writes of "{share.name}" with {share.lane.nbytes} bytes wait already'
                     )
             if self._closing:
                 raise Unavailable("the server is stopping; nothing was stored")
-            self._waiting.append(write)
-            self._queued += 1
+            lane = self._lane(share)
+            if not lane.waiting:
+                self._turns.append(lane)
+            lane.waiting.append(write)
+            lane.queued += 1
+            lane.count += write.count
+            lane.nbytes += write.nbytes
             self._waiting_writes += write.count
             self._waiting_bytes += write.nbytes
-            if share is not None:
-                share.waiting += write.count
-                share.waiting_bytes += write.nbytes
             if self._idle:
                 self._idle = False
                 self._work.notify()
 
-    def flush(self, wait_seconds: float) -> None:
-        """Wait until everything that is queued now was answered. Raises Overloaded after `wait_seconds`."""
+    def flush(self, share: Share | None, wait_seconds: float) -> None:
+        """Wait until all that a principal has in the queue now was answered. Raises Overloaded after `wait_seconds`."""
+        lane = self._lane(share)
         with self._lock:
-            queued = self._queued
-            if not self._flushed.wait_for(lambda: self._answered >= queued, wait_seconds):
-                raise Overloaded(f"{queued - self._answered} writes still wait after {wait_seconds:g} seconds")
+            queued = lane.queued
+            if not self._flushed.wait_for(lambda: lane.answered >= queued, wait_seconds):
+                raise Overloaded(f"{queued - lane.answered} writes still wait after {wait_seconds:g} seconds")
 
     def depth(self) -> tuple[int, int]:
         """Return how many writes wait, and their bytes."""
@@ -131,19 +138,22 @@ class CommitQueue:
         self._thread.join(wait_seconds)
         return not self._thread.is_alive()
 
+    def _lane(self, share: Share | None) -> Lane:
+        return self._nobodys if share is None else share.lane
+
     def _fits(self, write: Write) -> bool:
+        if not self._has_room(write):
+            return False
         share = write.share
-        return self._has_room(write) and (
-            share is None
-            or not share.waiting  # also what carries more writes than may wait
-            or (
-                share.waiting + write.count <= self._config.principal_queue_writes_max
-                and share.waiting_bytes + write.nbytes <= self._config.principal_queue_bytes_max
-            )
-        )
+        if share is None or not share.lane.waiting:  # also what carries more writes than may wait
+            return True
+        config, lane = self._config, share.lane
+        writes_max = min(config.principal_queue_writes_max, config.queue_writes_max - self._waiting_writes)
+        bytes_max = min(config.principal_queue_bytes_max, config.queue_bytes_max - self._waiting_bytes)
+        return lane.count + write.count <= writes_max and lane.nbytes + write.nbytes <= bytes_max
 
     def _has_room(self, write: Write) -> bool:
-        if not self._waiting:
+        if not self._turns:
             return True  # also what carries more writes than may wait
         return (
             self._waiting_writes + write.count <= self._config.queue_writes_max
@@ -152,30 +162,32 @@ class CommitQueue:
 
     def _next_group(self) -> list[Write]:
         """Take what waits, up to the bounds of a group; an empty list ends the thread."""
+        turns, writes_max, bytes_max = self._turns, self._config.group_writes_max, self._config.group_bytes_max
         with self._lock:
-            while not self._waiting:
+            while not turns:
                 if self._closing:
                     return []
                 self._idle = True
                 self._work.wait()
                 self._idle = False
-            group = [self._waiting.popleft()]
-            size, count = group[0].nbytes, group[0].count
-            while (
-                self._waiting
-                and count + self._waiting[0].count <= self._config.group_writes_max
-                and size + self._waiting[0].nbytes <= self._config.group_bytes_max
-            ):
-                write = self._waiting.popleft()
-                group.append(write)
-                size += write.nbytes
+            group: list[Write] = []
+            size = count = 0
+            while turns:
+                lane = turns[0]
+                write = lane.waiting[0]
+                if group and (count + write.count > writes_max or size + write.nbytes > bytes_max):
+                    break  # it keeps its turn
+                group.append(lane.waiting.popleft())
+                lane.count -= write.count
+                lane.nbytes -= write.nbytes
                 count += write.count
+                size += write.nbytes
+                if not lane.waiting:
+                    turns.popleft()
+                elif len(turns) > 1:
+                    turns.rotate(-1)
             self._waiting_bytes -= size
             self._waiting_writes -= count
-            for write in group:
-                if write.share is not None:
-                    write.share.waiting -= write.count
-                    write.share.waiting_bytes -= write.nbytes
             self._room.notify_all()
             return group
 
@@ -198,5 +210,6 @@ class CommitQueue:
                     log.exception("cannot hand on the outcome of a write")
             self._committing_since = None
             with self._lock:
-                self._answered += len(group)
+                for write in group:
+                    self._lane(write.share).answered += 1
                 self._flushed.notify_all()

@@ -22,9 +22,10 @@ import duckdb
 
 from .. import cores
 from ..config import EngineConfig
-from ..errors import InternalError, InvalidArgument, Overloaded, Unavailable
+from ..errors import InternalError, InvalidArgument, Unavailable
 from .failures import first_line, is_fatal, without_paths
 from .opened import opened_directories
+from .places import Places
 from .shares import Share
 from .wal import Found, replaying
 
@@ -36,12 +37,12 @@ State = Literal["serving", "reopening", "stopping"]
 Pool = Literal["read", "large write", "execute", "session", "internal"]
 
 _EXTENSION = re.compile(r"[a-z][a-z0-9_]*")
-_MAKE_ROOM_EVERY_SECONDS = 0.1
 _REOPEN_PAUSE_SECONDS = 0.05
 _REOPEN_LOG_EVERY_SECONDS = 5.0
 _HEADER_BYTES = 4096
 _AUTOMATIC_AT = 4
 """How many times `wal_checkpoint_bytes` the WAL has when DuckDB writes a checkpoint within somebody's COMMIT."""
+_INTERNAL_MAX = 8
 
 SESSION_SETTINGS = ("TimeZone", "Calendar", "integer_division")
 """DuckDB's settings that clients may change, each for its own session."""
@@ -88,14 +89,14 @@ class Database:
         self._config = config
         self._path = _identity(config.database)
         self._directories = [directory + os.sep for directory in opened_directories(config)]
-        self._pools: dict[Pool, threading.BoundedSemaphore] = {
-            "read": threading.BoundedSemaphore(config.reads_in_flight_max),
-            "large write": threading.BoundedSemaphore(config.large_writes_in_flight_max),
-            "execute": threading.BoundedSemaphore(config.executes_in_flight_max),
-            "session": threading.BoundedSemaphore(config.session_cursors_max),
-            "internal": threading.BoundedSemaphore(8),
-        }
-        self._make_room: dict[Pool, Callable[[], None]] = {}  # set before there are calls
+        bounds: tuple[tuple[Pool, int, int | None], ...] = (  # of all, and of one principal
+            ("read", config.reads_in_flight_max, config.principal_reads_in_flight_max),
+            ("large write", config.large_writes_in_flight_max, config.principal_large_writes_in_flight_max),
+            ("execute", config.executes_in_flight_max, config.principal_executes_in_flight_max),
+            ("session", config.session_cursors_max, None),
+            ("internal", _INTERNAL_MAX, None),
+        )
+        self._pools = {pool: Places(pool, most, of_one, config.lease_wait_seconds) for pool, most, of_one in bounds}
         # Guarded by _changed's lock: everything below. Waiters on it: those who wait for "serving", and the
         # reopening thread, which waits until no lease is out.
         self._changed = threading.Condition()
@@ -157,40 +158,27 @@ class Database:
             return len(self._leases)
 
     def lease(self, pool: Pool, share: Share | None = None) -> Lease:
-        """Lease a fresh cursor, waiting at most `lease_wait_seconds` for a place in its pool, and one of the share's.
+        """Lease a fresh cursor, waiting at most `lease_wait_seconds` for a place in its pool, within the share's part.
 
         Raises Overloaded when no place became free, Unavailable while the database is being reopened or closed.
         """
-        give_back = None if share is None else share.take(pool)  # first: who waits for its own takes no other's
-        if give_back is None:
-            return self._lease(pool)
-        try:
-            return self._lease(pool, give_back)
-        except BaseException:
-            give_back()
-            raise
-
-    def _lease(self, pool: Pool, also: Callable[[], None] | None = None) -> Lease:
         places = self._pools[pool]
-        if not self._place(pool, places):
-            raise Overloaded(
-                f"no place for another {pool} became free within {self._config.lease_wait_seconds:g} seconds"
-            )
+        places.take(share)
         try:
             with self._changed:
                 if self._state != "serving":
                     raise Unavailable(f"the database is {self._state}")
-                lease = Lease(self._root.cursor(), lambda done: self._returned(done, places, also))
+                lease = Lease(self._root.cursor(), lambda done: self._returned(done, places, share))
                 self._leases.add(lease)
         except BaseException as error:
-            places.release()
+            places.give_back(share)
             self.note(error)
             raise
         return lease
 
     def when_waiting(self, pool: Pool, make_room: Callable[[], None]) -> None:
-        """Have `make_room` called again and again while a call waits for a place of the pool, by its thread."""
-        self._make_room[pool] = make_room
+        """Have `make_room` called again and again while a call waits and no place is free, by its thread."""
+        self._pools[pool].make_room = make_room
 
     def note(self, error: BaseException) -> None:
         """Look at a failure; when it is fatal to the database, begin to open it again."""
@@ -279,30 +267,12 @@ class Database:
 
     # -- within ---------------------------------------------------------------------------------------
 
-    def _place(self, pool: Pool, places: threading.BoundedSemaphore) -> bool:
-        """Take a place, waiting for it at most `lease_wait_seconds`."""
-        if places.acquire(blocking=False):
-            return True
-        make_room = self._make_room.get(pool)
-        deadline = time.monotonic() + self._config.lease_wait_seconds
-        while (remaining := deadline - time.monotonic()) > 0:
-            if make_room is not None:
-                make_room()
-                remaining = min(remaining, _MAKE_ROOM_EVERY_SECONDS)
-            if places.acquire(timeout=remaining):
-                return True
-        return False
-
-    def _returned(
-        self, lease: Lease, places: threading.BoundedSemaphore, also: Callable[[], None] | None = None
-    ) -> None:
+    def _returned(self, lease: Lease, places: Places, share: Share | None) -> None:
         with self._changed:
             self._leases.discard(lease)
             if self._state != "serving":
                 self._changed.notify_all()
-        places.release()
-        if also is not None:
-            also()
+        places.give_back(share)
 
     def _connect(self) -> Any:
         config = self._config

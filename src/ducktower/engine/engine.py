@@ -328,7 +328,7 @@ class Engine:
         key = claimed(self.config, principal, Named(name, 1)).key
         if resume:
             self._terms.end(key)
-        self._queue.flush(self.config.lease_wait_seconds)
+        self._queue.flush(self._cursors.shares.of(principal), self.config.lease_wait_seconds)
         with self._cursors.open("internal", "look at a writer", "", caller) as (lease, _):
             return self._ledger.state(lease.cursor, key)
 

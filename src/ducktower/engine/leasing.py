@@ -31,7 +31,7 @@ class Cursors:
         self.database = database
         self.calls = calls
         self.cache = cache
-        self.shares = Shares(config)
+        self.shares = Shares()
         self._timeout = config.query_timeout_seconds
         self._timeout_of_one = _shorter(config.query_timeout_seconds, config.principal_query_timeout_seconds)
         self._timeouts = {

@@ -48,7 +48,7 @@ class Session:
         self.started = time.monotonic()
         self._parts = parts
         self._activity = Activity()
-        self._own = SessionCursor(parts.cursors.database)
+        self._own = SessionCursor(parts.cursors.database, parts.cursors.shares.of(principal))
         self._turns = Turns(parts.cursors, self._activity, self._own, parts.config.session_wait_seconds)
         self._runs = Runs(parts, self._activity, self._own, self._turns)
         self.config = parts.config

@@ -16,6 +16,7 @@ from ..errors import Conflict, DucktowerError, InvalidSQL, Unavailable
 from .database import Database, Lease
 from .failures import translate
 from .guard import BEGIN_READ_ONLY
+from .shares import Share
 
 __all__ = ["SessionCursor", "Transaction"]
 
@@ -55,8 +56,9 @@ class Transaction:
 class SessionCursor:
     """A cursor leased when it is needed and given back when nothing is kept on it."""
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, share: Share | None = None) -> None:
         self._database = database
+        self._share = share
         # Used by the thread that has its session's turn.
         self._lease: Lease | None = None
         self._generation = 0
@@ -78,7 +80,7 @@ class SessionCursor:
         """Return the cursor, leasing one when there is none."""
         cores.roam()  # what follows computes
         if self._lease is None:
-            self._lease = self._database.lease("session")
+            self._lease = self._database.lease("session", self._share)
             self._generation = self._database.generation
         return self._lease
 

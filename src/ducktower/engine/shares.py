@@ -1,58 +1,50 @@
 """A principal's share of what all use: so that one greedy client does not starve the rest.
 
-Owns the shares and their places. The counts of what waits for its commit belong to the commit queue, which guards them
-with its own lock. Must never hold anybody up who has no name: where nobody is asked who they are, all are one.
+Owns who has one, and what of it waits for its commit. Must never hold anybody up who has no name: where nobody is asked
+who they are, all are one.
 """
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections import deque
+from typing import TYPE_CHECKING
 
-from ..config import EngineConfig
-from ..errors import Overloaded
 from .access import Principal
 
-__all__ = ["Share", "Shares"]
+if TYPE_CHECKING:
+    from .words import Write
+
+__all__ = ["Lane", "Share", "Shares"]
+
+
+class Lane:
+    """The small writes of one principal, in the order of their arrival. Guarded by the commit queue's lock."""
+
+    __slots__ = ("answered", "count", "nbytes", "queued", "waiting")
+
+    def __init__(self) -> None:
+        self.waiting: deque[Write] = deque()
+        self.count = 0  # of those; a message that carries several counts for so many
+        self.nbytes = 0
+        self.queued = 0  # messages since the start, as `answered`
+        self.answered = 0
 
 
 class Share:
-    """What one principal uses now."""
+    """One principal, where use is counted."""
 
-    __slots__ = ("_places", "_wait_seconds", "name", "waiting", "waiting_bytes")
+    __slots__ = ("lane", "name")
 
-    def __init__(self, name: str, config: EngineConfig) -> None:
+    def __init__(self, name: str) -> None:
         self.name = name
-        self._wait_seconds = config.lease_wait_seconds
-        self._places = {
-            "read": threading.BoundedSemaphore(config.principal_reads_in_flight_max),
-            "execute": threading.BoundedSemaphore(config.principal_executes_in_flight_max),
-            "large write": threading.BoundedSemaphore(config.principal_large_writes_in_flight_max),
-        }
-        # Guarded by the commit queue's lock.
-        self.waiting = 0
-        self.waiting_bytes = 0
-
-    def take(self, pool: str) -> Callable[[], None] | None:
-        """Take one of the principal's places in a pool; return how to give it back, None where there is no bound.
-
-        Raises Overloaded when none became free within `lease_wait_seconds`.
-        """
-        places = self._places.get(pool)
-        if places is None:
-            return None
-        if not places.acquire(timeout=self._wait_seconds):
-            raise Overloaded(
-                f'"{self.name}" has all of its places for a {pool} in use; waited {self._wait_seconds:g} seconds'
-            )
-        return places.release
+        self.lane = Lane()
 
 
 class Shares:
     """Safe from any thread."""
 
-    def __init__(self, config: EngineConfig) -> None:
-        self._config = config
+    def __init__(self) -> None:
         self._lock = threading.Lock()  # guards additions to _shares; tokens have few names
         self._shares: dict[str, Share] = {}
 
@@ -64,5 +56,5 @@ class Shares:
         share = self._shares.get(name)
         if share is None:
             with self._lock:
-                share = self._shares.setdefault(name, Share(name, self._config))
+                share = self._shares.setdefault(name, Share(name))
         return share

@@ -83,9 +83,11 @@ class Arriving:
             # What comes alone is let in, however large: it was received as a whole.
             if everything > self._max and self._all:
                 raise Overloaded(f"small writes of {self._all} bytes arrive already, the limit is {self._max}")
-            if name and own > self._of_one_max and own > nbytes:
+            # Whoever has a name leaves as much free for others as it has.
+            limit = min(self._of_one_max, self._max - self._all)
+            if name and own > limit and own > nbytes:
                 raise Overloaded(
-                    f'small writes of "{name}" of {own - nbytes} bytes arrive already, the limit is {self._of_one_max}'
+                    f'small writes of "{name}" of {own - nbytes} bytes arrive already, the limit is {limit} now'
                 )
             self._all = everything
             self._of_one[name] = own

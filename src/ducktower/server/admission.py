@@ -1,4 +1,4 @@
-"""Which calls are in flight, and whose: bounded in all, and for each token, so that one cannot take every place.
+"""Which calls are in flight, and whose: bounded in all, and for each token, which takes no more than are left free.
 
 Owns the count and the list. Must never know what a call does.
 """
@@ -35,8 +35,8 @@ class Admission:
             if len(self._visits) >= self._max:
                 raise Overloaded(f"{self._max} calls are in flight already")
             # Where nobody is asked, all callers are one: then only the bound of all applies.
-            if tenure.calls >= self._of_one_max and tenure.grant_id:
-                raise Overloaded(f'{self._of_one_max} calls of "{visit.principal.name}" are in flight already')
+            if tenure.grant_id and tenure.calls >= min(self._of_one_max, self._max - len(self._visits)):
+                raise Overloaded(f'{tenure.calls} calls of "{visit.principal.name}" are in flight already')
             tenure.calls += 1
             self._visits.add(visit)
 
