@@ -66,6 +66,57 @@ def test_a_stream_that_ends_in_garbage_while_answers_are_due(server: ducktower.F
         assert client.query("SELECT count(*) AS n FROM t")["n"][0].as_py() == 60
 
 
+def test_what_a_client_makes_has_a_bound(tmp_path: Path) -> None:
+    """Ticket, command, path, criteria and body: past the limit each is refused by name, and nothing else is."""
+    with (
+        ducktower.serve(str(tmp_path / "a.duckdb"), command_bytes_max=1_000, action_bytes_max=1_000) as server,
+        flight.connect(server.url) as raw,
+    ):
+        server.engine.execute("CREATE TABLE t (id BIGINT)")
+
+        def put(descriptor: flight.FlightDescriptor) -> None:
+            writer, reader = raw.do_put(descriptor, SCHEMA)
+            with writer:
+                writer.write_batch(one(1))
+                writer.done_writing()
+                reader.read()
+
+        def exchange(descriptor: flight.FlightDescriptor) -> None:
+            writer, reader = raw.do_exchange(descriptor)
+            with writer:
+                writer.begin(SCHEMA)
+                writer.write_with_metadata(one(1), b"1")
+                writer.done_writing()
+                reader.read_chunk()
+
+        def commands(size: int) -> list[tuple[str, flight.FlightDescriptor]]:
+            padded = '{"table": "t"}'.ljust(size).encode()
+            packed = pack(m.CommandStatementUpdate(query="SELECT 1".ljust(size)))
+            append = '{"append": {"table": "t"}}'.ljust(size).encode()
+            return [
+                ("put", flight.FlightDescriptor.for_command(padded)),
+                ("put", flight.FlightDescriptor.for_command(packed)),
+                ("exchange", flight.FlightDescriptor.for_command(append)),
+                ("info", flight.FlightDescriptor.for_command("SELECT 1".ljust(size).encode())),
+                ("schema", flight.FlightDescriptor.for_command("SELECT 1".ljust(size).encode())),
+            ]
+
+        ways = {"put": put, "exchange": exchange, "info": raw.get_flight_info, "schema": raw.get_schema}
+        for way, descriptor in commands(500):
+            ways[way](descriptor)
+        paths = [(way, flight.FlightDescriptor.for_path(b"x" * 900, b"y" * 900)) for way in ("put", "info", "schema")]
+        calls = [
+            *(lambda way=way, one=one: ways[way](one) for way, one in (*commands(1_500), *paths)),
+            lambda: raw.do_get(flight.Ticket("SELECT 1".ljust(1_500).encode())),
+            lambda: list(raw.list_flights(b"x" * 1_500)),
+            lambda: list(raw.do_action(flight.Action("tables", b" " * 1_500))),
+        ]
+        for call in calls:
+            with pytest.raises((pa.ArrowException, flight.FlightError), match=r"LIMIT_EXCEEDED.*the limit is 1000"):
+                call()
+        assert raw.do_get(flight.Ticket("SELECT 1".ljust(900).encode())).read_all().num_rows == 1
+
+
 def test_cutting_connections_leaves_no_descriptor(
     server: ducktower.FlightServer, client: ducktower.FlightClient
 ) -> None:

@@ -7,6 +7,7 @@ import threading
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from queue import SimpleQueue
 from typing import Any
 
 import pyarrow as pa
@@ -145,6 +146,21 @@ def test_upload_bytes(database: Path, limit: int) -> None:
                 store(batches(300))
             store(batches(1))
         assert rows(session, "SELECT count(*) FROM t") == [(3_000,)]
+
+
+def test_upload_bytes_of_a_stream(database: Path) -> None:
+    """A stream has no end: each of its writes is an upload, also those that travel together."""
+    with opened(database, upload_bytes_max=800) as engine:
+        engine.execute("CREATE TABLE t (i BIGINT)")
+        stream = engine.appending(Target("t"), SCHEMA, GREEDY)
+        done: SimpleQueue[Outcome] = SimpleQueue()
+        for parts in ((), (100, 101)):
+            with pytest.raises(ducktower.LimitExceeded, match=r"808 bytes, the limit of an upload is 800"):
+                stream.submit(pa.record_batch({"i": range(sum(parts) or 101)}), done.put, parts)
+        for parts in ((), (100, 100, 0)):
+            stream.submit(pa.record_batch({"i": range(sum(parts) or 100)}), done.put, parts)
+            assert done.get(timeout=30).rows == (sum(parts) or 100)
+        assert engine.read("SELECT count(*) AS n FROM t").read_all()["n"].to_pylist() == [300]
 
 
 class Gate:

@@ -165,7 +165,8 @@ class EngineConfig(_Checked):
     result_bytes_max: int | None = None
     """Largest result of one call, in Arrow bytes; past it the stream ends with LIMIT_EXCEEDED. None is no limit."""
     upload_bytes_max: int | None = None
-    """Largest upload of one call, in Arrow bytes; past it nothing is stored. None is no limit."""
+    """Largest upload of one call, and largest write of an open stream, in Arrow bytes; past it nothing of it is stored.
+    None is no limit."""
     prepared_max: int = 256
     """Prepared statements of one session."""
     bound_bytes_max: int = 256 * MIB
@@ -256,6 +257,8 @@ class ServerConfig(_Checked):
     """A session of Flight SQL that holds something, and whose client's connection is gone for so long, is closed;
     None waits for `session_idle_seconds`, for proxies that close connections of clients which are still there."""
     action_bytes_max: int = 16 * MIB
+    command_bytes_max: int = 16 * MIB
+    """Largest ticket, and largest command or path of a descriptor."""
     error_bytes_max: int = 4 * KIB
     """Longest error text sent: longer gRPC messages are lost on the way."""
 

@@ -48,6 +48,7 @@ class Appending:
         self._queue = queue
         self._config = config
         self._bytes_max = min(config.group_bytes_max, config.row_bytes_max)  # what is larger is looked at row by row
+        self._write_bytes_max = config.upload_bytes_max
         self._arriving = arriving
         self._share = share
         self._name = "" if share is None else share.name
@@ -68,7 +69,8 @@ class Appending:
         the first of them; it counts where the stream has a writer.
 
         Waits for room in the queue for at most `queue_wait_seconds`. Raises Overloaded when there was none, or too
-        much arrives at once, LimitExceeded for a batch larger than a group, Unavailable when the server stops,
+        much arrives at once, LimitExceeded for a batch larger than a group or with a write past `upload_bytes_max`
+        (a stream has no end, so each write of it is an upload), Unavailable when the server stops,
         InvalidArgument when the writer was resumed elsewhere; `done` is not called then.
         """
         nbytes = counted_bytes(batch)
@@ -76,6 +78,8 @@ class Appending:
             raise LimitExceeded(
                 f"a write of a stream has {nbytes} bytes, the limit is {self._bytes_max}; send it as a write of its own"
             )
+        if self._write_bytes_max is not None and nbytes > self._write_bytes_max:
+            self._check_writes(batch, parts, self._write_bytes_max)
         if self._cast:
             batch = batch.cast(self._schema)
         elif self._strip:
@@ -93,6 +97,15 @@ class Appending:
                 self._queue.submit(write, wait_seconds=self._config.queue_wait_seconds)
         finally:
             self._arriving.take_away(self._name, nbytes)
+
+    @staticmethod
+    def _check_writes(batch: Any, parts: tuple[int, ...], most: int) -> None:
+        start = 0
+        for rows in parts or (batch.num_rows,):
+            nbytes = counted_bytes(batch.slice(start, rows))
+            if nbytes > most:
+                raise LimitExceeded(f"a write of a stream has {nbytes} bytes, the limit of an upload is {most}")
+            start += rows
 
     def _claims(self, term: Term, batch: Any, parts: tuple[int, ...], sequence: int) -> tuple[Claim, ...]:
         if not 1 <= sequence <= 2**63 - len(parts):

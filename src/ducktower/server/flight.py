@@ -15,7 +15,15 @@ import pyarrow.flight as flight
 
 from ..config import ServerConfig
 from ..engine import Caller
-from ..errors import Cancelled, DucktowerError, InternalError, InvalidArgument, Unauthenticated, Unavailable
+from ..errors import (
+    Cancelled,
+    DucktowerError,
+    InternalError,
+    InvalidArgument,
+    LimitExceeded,
+    Unauthenticated,
+    Unavailable,
+)
 from ..protocol.commands import NAMING_HEADERS
 from ..protocol.status import to_flight
 from .admission import Admission
@@ -69,6 +77,7 @@ class Listener(flight.FlightServerBase):
         """Stream a query's result natively."""
         with self._call(context, "DoGet") as (caller, visit):
             raw = ticket.ticket
+            self._bound("ticket", len(raw))
             reader = self._sql.get(raw, visit, caller) if self._sql.claims(raw) else self._plain.get(raw, caller)
             return flight.RecordBatchStream(reader)
 
@@ -86,9 +95,10 @@ class Listener(flight.FlightServerBase):
                 return flight.SchemaResult(self._sql.schema(descriptor, visit, caller))
             return flight.SchemaResult(self._plain.schema(descriptor, caller))
 
-    def list_flights(self, context: Any, criteria: bytes) -> Any:  # noqa: ARG002 - no criteria are defined
-        """List all tables."""
+    def list_flights(self, context: Any, criteria: bytes) -> Any:
+        """List all tables; no criteria are defined."""
         with self._call(context, "ListFlights") as (caller, _):
+            self._bound("criteria", len(criteria))
             return iter(list(self._plain.infos(caller)))
 
     def do_put(self, context: Any, descriptor: Any, reader: Any, writer: Any) -> None:
@@ -139,7 +149,18 @@ class Listener(flight.FlightServerBase):
             raise to_flight(self._told(error, context, None), self._config.error_bytes_max) from None
 
     def _is_sql(self, descriptor: Any) -> bool:
-        return descriptor.descriptor_type == flight.DescriptorType.CMD and self._sql.claims(descriptor.command)
+        """Whether a command is one of Flight SQL. Raises LimitExceeded for what is too large to be looked at."""
+        if descriptor.descriptor_type != flight.DescriptorType.CMD:
+            self._bound("path", sum(map(len, descriptor.path)))
+            return False
+        command = descriptor.command
+        self._bound("command", len(command))
+        return self._sql.claims(command)
+
+    def _bound(self, what: str, nbytes: int) -> None:
+        most = self._config.command_bytes_max
+        if nbytes > most:
+            raise LimitExceeded(f"the {what} has {nbytes} bytes, the limit is {most}")
 
     def hang_up_on_over(self, grace_seconds: float) -> None:
         """End the connections of calls whose token has been over for so long, and that go on all the same."""
