@@ -129,6 +129,8 @@ SPELLINGS = [
     "FROM query/**/('FROM rea' || 'd_blob(''{0}'')')",
     "FROM \"query\"('FROM rea' || 'd_blob(''{0}'')')",
     "FROM json_execute_serialized_sql(json_serialize_sql('FROM rea' || 'd_blob(''{0}'')'))",
+    "SELECT json_serialize_plan('FROM read_csv(''{0}'')')",
+    "SELECT json_serialize_plan('FROM read_' || 'csv(''{0}'')')",
     "PRAGMA json_execute_serialized_sql(json_serialize_sql('FROM rea' || 'd_blob(''{0}'')'))",
     "CALL read_blob('{0}')",
     "EXPLAIN ANALYZE FROM read_blob('{0}')",
@@ -381,6 +383,9 @@ def test_an_open_directory_is_open_and_nothing_else(database: Path, tmp_path: Pa
     shared.mkdir()
     outside.mkdir()
     (shared / "a.csv").write_text("i\n1\n2\n")
+    (shared / "deep" / "er").mkdir(parents=True)
+    (shared / "deep" / "er" / "c.csv").write_text("i\n4\n")
+    (shared / "deep" / "loop").symlink_to(shared / "deep")
     (outside / "b.csv").write_text("i\n3\n")
     (shared / "link.csv").symlink_to(secret)
     (shared / "out").symlink_to(outside)
@@ -390,7 +395,8 @@ def test_an_open_directory_is_open_and_nothing_else(database: Path, tmp_path: Pa
             f"FROM read_csv('{shared}/a.csv')",
             f"FROM read_csv(['{shared}/a.csv'], header := true)",
             f"FROM '{shared}/a.csv'",
-            f"FROM glob('{shared}/*.csv')",
+            f"FROM glob('{shared}/a*')",
+            f"FROM glob('{shared}/deep/**/*.csv')",
             f"SELECT count(*) FROM read_text('{shared}/a.csv')",
         ):
             assert engine.read(sql, None, READER).read_all().num_rows >= 1
@@ -404,6 +410,16 @@ def test_an_open_directory_is_open_and_nothing_else(database: Path, tmp_path: Pa
                 f"FROM read_csv('{outside}/b.csv')",
                 f"FROM read_csv('{shared}/../outside/b.csv')",
                 f"FROM read_csv('{shared}/out/b.csv')",
+                f"FROM glob('{shared}/out/*')",
+                f"FROM glob('{shared}/*/*')",
+                f"FROM glob('{shared}/*/b.csv')",
+                f"FROM glob('{shared}/*')",
+                f"FROM glob('{shared}/**')",
+                f"FROM glob('{shared}/**/*.csv')",
+                f"FROM glob('{shared}/[l]ink.csv')",
+                f"FROM glob('{shared}/o\\ut/*')",
+                f"FROM glob('{shared}/*/../../outside/*')",
+                f"FROM read_text('{shared}/?ink.csv')",
                 f"FROM read_text('{shared}/link.csv')",
                 f"FROM read_blob('{database}')",
                 f"FROM read_blob('{shared}/a' || '.csv')",
@@ -422,6 +438,24 @@ def test_an_open_directory_is_open_and_nothing_else(database: Path, tmp_path: Pa
         for caller in (READER, WRITER):
             assert attempts(engine, caller, f"COPY t TO '{shared}/made.csv'") == []
         assert sorted(path.name for path in tmp_path.rglob("*")) == before
+
+
+def test_a_file_that_is_not_there_is_the_clients_mistake(database: Path, tmp_path: Path) -> None:
+    """It is named, and there is no use in trying again; where the server's own are is not told."""
+    shared = tmp_path / "shared"
+    shared.mkdir()
+    with opened(database, allow_paths=(str(shared),)) as engine:
+        engine.execute("CREATE TABLE t (i INTEGER)")
+        for call in (
+            lambda: engine.read(f"FROM read_csv('{shared}/no.csv')", None, READER),
+            lambda: engine.read(f"FROM '{shared}/no.csv'", None, READER),
+            lambda: engine.read(f"FROM read_parquet('{shared}/no*.csv')", None, READER),
+            lambda: engine.execute(f"COPY t FROM '{shared}/no.csv'", None, OWNER),
+            lambda: engine.execute(f"COPY t TO '{shared}/no/t.csv'", None, OWNER),
+            lambda: rows(engine.sessions.open(OWNER.principal), f"FROM read_json('{shared}/no.csv')"),
+        ):
+            with pytest.raises(ducktower.InvalidArgument, match=f"{shared}/no"):
+                call()
 
 
 @pytest.mark.parametrize("opened_one", [".", "..", "no such"])

@@ -1,8 +1,8 @@
 """DuckDB's exceptions -> our error tree. The one place that reads what DuckDB says of a failure.
 
 Owns two tables: by exception class, for what Python raises, and by the name that DuckDB writes before its
-text, for what a native stream raises where Python sees the text alone. The few decisions that hang on a text
-stand together in `_transaction_failure`, because DuckDB has one class for them; each is provoked by a test.
+text, for what a native stream raises where Python sees the text alone. The few decisions that hang on a text, because
+DuckDB has one class for them, stand in functions of their own; each is provoked by a test.
 """
 
 from __future__ import annotations
@@ -68,6 +68,10 @@ _FILE_CLOSED = re.compile(
 """How DuckDB refuses to read a file that SQL names as a table: one that is closed, and, in other words, the one that is
 served. Told alike, or the difference would tell where that is."""
 
+_SOME_FILE = "a file of the server"
+_NO_FILE = re.compile(r"No files found that match the pattern|Cannot open file .*No such file or directory")
+"""What DuckDB says of a file that SQL names and that is not there, or whose folder is not."""
+
 _HINT = re.compile(
     r"""\n\s*(?:Did you mean|Candidate extensions:).*|\s*Use "SET max_expression_depth[^"]*"[^.]*\.""", re.DOTALL
 )
@@ -111,6 +115,8 @@ def _translated(error: BaseException, call: Call | None) -> DucktowerError:
         return Forbidden("the file is not open to SQL on this server")
     if isinstance(error, _TELLS_PATHS):
         text = without_paths(text, "" if call is None else call.text)
+    if isinstance(error, duckdb.IOException) and _is_missing(text):
+        return InvalidArgument(text)
     if isinstance(error, duckdb.TransactionException):
         return _transaction_failure(text)
     if isinstance(error, duckdb.CatalogException):
@@ -142,12 +148,19 @@ def translate_text(raw: str, call: Call | None = None) -> DucktowerError:
         return InvalidSQL(first_line(raw))
     kind = _BY_NAME.get(named[1], InvalidSQL)
     text = first_line(raw[named.start() :])
-    return kind(text if kind in (InvalidSQL, ConstraintViolation) else without_paths(text, call.text if call else ""))
+    if kind not in (InvalidSQL, ConstraintViolation):
+        text = without_paths(text, call.text if call else "")
+    return InvalidArgument(text) if kind is Unavailable and _is_missing(text) else kind(text)
 
 
 def without_paths(text: str, sent: str = "") -> str:
     """Return a text without paths of the server's machine; those that the client `sent` itself stay."""
-    return _PATH.sub(lambda found: found[0] if found[0].strip("\"'") in sent else "a file of the server", text)
+    return _PATH.sub(lambda found: found[0] if found[0].strip("\"'") in sent else _SOME_FILE, text)
+
+
+def _is_missing(text: str) -> bool:
+    """Whether the client named a file that is not there; one of the server's own has no name here any more."""
+    return _NO_FILE.search(text) is not None and f"file {_SOME_FILE}" not in text
 
 
 def _reopening(text: str) -> str:

@@ -2,13 +2,12 @@
 
 DuckDB's own settings keep SQL from files, the network and the machine's settings, with holes that are closed here: it
 lets SQL read and write the files of the database that it serves, write files from within a query (a CTE may hold COPY),
-run texts as SQL, and tell paths. Owns what is closed, and to whom. Must never guess how a text is to be read: where
-two readers could differ about it, it is searched as a whole, strings and comments included.
+run or plan texts as SQL, and tell paths. Owns what is closed, and to whom. Must never guess how a text is to be read:
+where two readers could differ about it, it is searched as a whole, strings and comments included.
 """
 
 from __future__ import annotations
 
-import os
 import re
 from typing import Any
 
@@ -16,18 +15,17 @@ from ..config import EngineConfig
 from ..errors import Forbidden
 from . import parse_tree, statements
 from .access import Principal
-from .opened import is_within, opened_directories
+from .opened import leads_out, opened_directories
 
 __all__ = ["Sandbox"]
 
-_GLOB = re.compile(r"[*?\[{]")
 _STRING = r"'(?:[^']|'')*'"
 
 _FILES = (
     r"read_\w+|parquet_\w+|glob|sniff_csv|\w+_scan|st_read\w*|st_drivers|iceberg_\w+|delta_\w+|load_\w+_credentials"
 )
 _CLOSED = (
-    r"arrow_scan|arrow_scan_dumb|pandas_scan|python_arrow_scan|python_map_function|seq_scan|json_execute_serialized_sql"
+    r"arrow_scan|arrow_scan_dumb|pandas_scan|python_arrow_scan|python_map_function|seq_scan|json_execute_serialized_sql|json_serialize_plan"
     r"|\w*external_resource\w*|duckdb_secrets|which_secret|import_database|copy_database"
 )
 _OPERATING = r"checkpoint|force_checkpoint|truncate_duckdb_logs|write_log|enable_\w+|disable_\w+"
@@ -91,6 +89,7 @@ _HINTS = (
     ),
     *(
         "json_execute",
+        "json_serialize_plan",
         "external_resource",
         "secret",
         "import",
@@ -163,10 +162,7 @@ class Sandbox:
                 self._check_path(path)
 
     def _check_path(self, path: str) -> None:
-        glob = _GLOB.search(path)
-        fixed = os.path.dirname(path[: glob.start()]) if glob else path
-        real = os.path.realpath(fixed)
-        if not any(is_within(real, directory) for directory in self._directories):
+        if leads_out(path, self._directories):
             raise Forbidden(f'"{path}" is not within a directory that is open to SQL')
 
     def _check_copies(self, cursor: Any, statement: Any, plain: str) -> None:
