@@ -13,11 +13,11 @@ import os
 import socket
 import stat
 import sys
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from urllib.parse import unquote
 
-__all__ = ["Endpoint", "connected", "cut", "endpoint", "received"]
+__all__ = ["Endpoint", "connected", "cut", "cut_these", "endpoint", "received"]
 
 Endpoint = tuple[str, int]
 """Address and port of a client."""
@@ -28,21 +28,20 @@ _RECEIVED = slice(128, 136)
 """Where Linux, from 4.1 on, says in TCP_INFO how many bytes came in (tcpi_bytes_received)."""
 
 
-def cut(port: int, peer: str | Endpoint | None = None) -> int:
+def cut(port: int, peer: str | None = None) -> int:
     """Shut down the accepted connections of the server on `port`, or only `peer`'s; return how many there were.
 
-    `peer` is an endpoint, or what gRPC calls the other side, such as `ipv4:127.0.0.1:50412`.
+    `peer` is what gRPC calls the other side, such as `ipv4:127.0.0.1:50412`.
     """
-    count = 0
-    only = endpoint(peer) if isinstance(peer, str) else peer
-    if not _DESCRIPTORS.is_dir() or (only is None and peer is not None):
-        return count
-    for name in os.listdir(_DESCRIPTORS):
-        # Descriptors come and go meanwhile: one that is gone says so by an OSError.
-        with contextlib.suppress(OSError):
-            if stat.S_ISSOCK(os.fstat(int(name)).st_mode) and _cut_one(os.dup(int(name)), port, only):
-                count += 1
-    return count
+    if peer is None:
+        return len(_cut(port, None))
+    only = endpoint(peer)
+    return 0 if only is None else len(_cut(port, {only}))
+
+
+def cut_these(port: int, clients: Collection[Endpoint]) -> list[Endpoint]:
+    """Shut down the connections of these clients, in one look at all there are; return those that were there."""
+    return _cut(port, clients)
 
 
 def endpoint(peer: str) -> Endpoint | None:
@@ -99,18 +98,33 @@ def _plain(address: str) -> str:
     return address.removeprefix("::ffff:").partition("%")[0]
 
 
-def _cut_one(descriptor: int, port: int, only: Endpoint | None) -> bool:
+def _cut(port: int, only: Collection[Endpoint] | None) -> list[Endpoint]:
+    found: list[Endpoint] = []
+    if not _DESCRIPTORS.is_dir():
+        return found
+    for name in os.listdir(_DESCRIPTORS):
+        # Descriptors come and go meanwhile: one that is gone says so by an OSError.
+        with contextlib.suppress(OSError):
+            if stat.S_ISSOCK(os.fstat(int(name)).st_mode):
+                client = _cut_one(os.dup(int(name)), port, only)
+                if client is not None:
+                    found.append(client)
+    return found
+
+
+def _cut_one(descriptor: int, port: int, only: Collection[Endpoint] | None) -> Endpoint | None:
     """Shut down one socket when it is a connection of ours, and close the descriptor, a duplicate."""
     try:
         ours = socket.socket(fileno=descriptor)
     except OSError:
         os.close(descriptor)
-        return False
+        return None
     with ours:
         if ours.family not in (socket.AF_INET, socket.AF_INET6) or ours.getsockname()[1] != port:
-            return False
+            return None
         address, other_port = ours.getpeername()[:2]  # fails for the listening socket
-        if only is not None and (_plain(address), other_port) != only:
-            return False
+        client = _plain(address), other_port
+        if only is not None and client not in only:
+            return None
         ours.shutdown(socket.SHUT_RDWR)
-        return True
+        return client

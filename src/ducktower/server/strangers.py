@@ -18,7 +18,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from ..config import ServerConfig
-from .connections import Endpoint, cut, endpoint, received
+from .connections import Endpoint, cut_these, endpoint, received
 from .logins import Tenure
 
 __all__ = ["Strangers"]
@@ -28,6 +28,10 @@ log = logging.getLogger(__name__)
 _LOOK_SECONDS = 0.1
 _LOOK_SHARE_MAX = 0.05
 """Share of a core that looking may take: with thousands of connections it is done less often."""
+_FLOOD_LOOK_SECONDS = 0.01
+_FLOOD_LOOK_SHARE_MAX = 0.25
+"""The same while strangers bring so much that within a second it would be all that they may: what comes in between two
+looks is in memory before anybody can be cut."""
 
 
 @dataclass(slots=True)
@@ -74,44 +78,56 @@ class Strangers:
     def _run(self) -> None:
         pause = _LOOK_SECONDS
         while not self._closing.wait(pause):
-            began = time.thread_time()
+            began, brought = time.thread_time(), 0
             try:
-                self._look()
+                brought = self._look()
             except Exception:
                 log.exception("cannot look for strangers")
-            pause = max(_LOOK_SECONDS, (time.thread_time() - began) / _LOOK_SHARE_MAX)
+            least, share = _LOOK_SECONDS, _LOOK_SHARE_MAX
+            if brought > self._all_bytes_max * pause:
+                least, share = _FLOOD_LOOK_SECONDS, _FLOOD_LOOK_SHARE_MAX
+            pause = max(least, (time.thread_time() - began) / share)
 
-    def _look(self) -> None:
+    def _look(self) -> int:
+        """Cut whom there is to be cut; return how much strangers brought since the last look."""
         now = received(self._port)
         if now is None:
-            return
+            return 0
         # Asked afterwards: what was taken in until then may be of somebody who proved meanwhile who he is.
         known = {endpoint(peer): tenure for peer, tenure in list(self._known.items())}
         self._forget(now)
         self._open = {client: self._open.get(client) or _Connection() for client in now}
-        strangers = []
+        strangers, brought = [], 0
         for client, connection in self._open.items():
             if now[client] < connection.received:  # another connection from the same port
-                connection.until_now = 0
-            connection.received = now[client]
+                connection.received = connection.until_now = 0
+            came, connection.received = now[client] - connection.received, now[client]
             tenure = known.get(client)
             if tenure is not None and tenure.over_since is None:
                 connection.until_now = now[client]
             else:
                 strangers.append((now[client] - connection.until_now, client))
-        if self._asks():
-            self._cut(sorted(strangers, reverse=True))
+                brought += came
+        if not self._asks():
+            return 0
+        self._cut(sorted(strangers, reverse=True))
+        return brought
 
     def _cut(self, strangers: list[tuple[int, Endpoint]]) -> None:
         """Cut those past the limit of one, and the largest until all are within the limit of all."""
         left = sum(nbytes for nbytes, _ in strangers)
+        largest: dict[Endpoint, int] = {}
         for nbytes, client in strangers:
             if nbytes <= self._bytes_max and left <= self._all_bytes_max:
-                return
+                break
             left -= nbytes
-            if cut(self._port, client):  # else it ended by itself
+            largest[client] = nbytes
+        if largest:
+            for client in cut_these(self._port, largest):  # the others ended by themselves
                 log.warning(
-                    "cut the connection of %s:%d, which sent %d bytes before it proved who it is", *client, nbytes
+                    "cut the connection of %s:%d, which sent %d bytes before it proved who it is",
+                    *client,
+                    largest[client],
                 )
 
     def _forget(self, now: dict[Endpoint, int]) -> None:
