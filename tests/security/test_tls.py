@@ -66,9 +66,9 @@ class TestACertificateOfItsOwn:
     def test_without_the_fingerprint_it_is_not_trusted(self) -> None:
         """Neither by a client that trusts the known authorities, nor by one without TLS."""
         with ducktower.serve(tls="auto") as server:
-            with pytest.raises(ducktower.Unavailable):
+            with pytest.raises(ducktower.Unavailable, match="not trusted here: self-signed certificate"):
                 answers(server.url)
-            with pytest.raises(ducktower.Unavailable):
+            with pytest.raises(ducktower.Unavailable, match=r"with TLS there; write grpc\+tls"):
                 answers(server.url.replace("grpc+tls", "grpc"))
 
     def test_a_kept_file_that_others_may_read_is_refused(self, database: Path) -> None:
@@ -95,8 +95,11 @@ class TestACertificateOfAnAuthority:
         with ducktower.serve(tls_cert=str(pair.certificate), tls_key=str(pair.key)) as server:
             url = server.url.replace("127.0.0.1", "localhost")
             assert answers(url, tls_ca=authority.file)
-            with pytest.raises(ducktower.Unavailable):
+            with pytest.raises(ducktower.Unavailable, match=r"127\.0\.0\.1"):
                 answers(server.url, tls_ca=authority.file)  # the certificate is for another name
+            other = Authority(authority.file.parent, "other")
+            with pytest.raises(ducktower.Unavailable, match="not trusted here: unable to get local issuer"):
+                answers(url, tls_ca=other.file)
             options = {DatabaseOptions.TLS_ROOT_CERTS.value: authority.file.read_text()}
             with adbc.connect(url, db_kwargs=options, autocommit=True) as connection, connection.cursor() as cursor:
                 cursor.execute("SELECT 42")
@@ -156,9 +159,9 @@ class TestMutual:
             own = {"tls_client_cert": mine.certificate, "tls_client_key": mine.key}
             assert answers(url, tls_ca=authority.file, **own)
             assert answers(url, tls_fingerprint=server.tls_fingerprint, **own)
-            with pytest.raises(ducktower.Unavailable):
+            with pytest.raises(ducktower.Unavailable, match="hangs up on a client that shows no certificate"):
                 answers(url, tls_ca=authority.file)
-            with pytest.raises(ducktower.Unavailable):
+            with pytest.raises(ducktower.Unavailable, match="hangs up: the certificate of the client's"):
                 answers(url, tls_ca=authority.file, tls_client_cert=theirs.certificate, tls_client_key=theirs.key)
             with flight.connect(
                 url,
@@ -177,6 +180,8 @@ class TestClientSettings:
             ({"tls_fingerprint": "a" * 64, "tls_ca": __file__}, "not both"),
             ({"tls_client_cert": __file__}, "belong together"),
             ({"tls_ca": "/nosuch"}, "cannot be read"),
+            ({"tls_ca": __file__}, "no certificate in PEM"),
+            ({"tls_client_cert": __file__, "tls_client_key": __file__}, "no certificate in PEM"),
         ],
     )
     def test_what_cannot_be(self, settings: dict[str, str], said: str) -> None:
@@ -189,6 +194,11 @@ class TestClientSettings:
         """Whoever names what to trust means TLS: it is not left out in silence."""
         with pytest.raises(ducktower.InvalidArgument, match=r"grpc\+tls"):
             ducktower.connect("grpc://127.0.0.1:1", **settings)  # type: ignore[arg-type]
+
+    def test_tls_where_there_is_none(self) -> None:
+        """Said as it is, and not that nobody answers."""
+        with ducktower.serve() as server, pytest.raises(ducktower.Unavailable, match=r"without TLS there; write grpc:"):
+            answers(server.url.replace("grpc:", "grpc+tls:"))
 
     def test_nobody_there(self) -> None:
         """Pinning a server that is not there says so."""

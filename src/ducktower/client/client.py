@@ -32,6 +32,7 @@ from ..row_groups import MESSAGE_BYTES, messages, messages_of_stream
 from .appender import Appender
 from .backup import Backup, check_destination, receive
 from .data import query_sql, to_arrow
+from .handshake import Server
 from .pending import Receipt, Stream, WriterState
 from .pinning import fingerprint_of, pin
 from .retrying import if_named, if_reading, if_refused, retried, translated
@@ -90,6 +91,11 @@ class FlightClient:
         self._options = flight.FlightCallOptions(timeout=timeout_seconds, headers=headers)
         # A stream of writes is open for as long as its user wants.
         self._stream_options = flight.FlightCallOptions(headers=headers)
+        asked = (tls_ca, tls_fingerprint, tls_client_cert, tls_client_key)
+        if any(one is not None for one in asked) and not self.url.startswith("grpc+tls://"):
+            raise InvalidArgument(f'"{url}" is without TLS; write grpc+tls://HOST:PORT')
+        if tls_ca is not None and tls_fingerprint is not None:
+            raise InvalidArgument("give tls_ca or tls_fingerprint, not both")
         tls: dict[str, Any] = {}
         if tls_ca is not None:
             tls["tls_root_certs"] = _pem(tls_ca, "CA file")
@@ -99,11 +105,8 @@ class FlightClient:
         if own is not None:
             tls |= {"cert_chain": _pem(own[0], "certificate"), "private_key": _pem(own[1], "key")}
         if tls_fingerprint is not None:
-            if tls_ca is not None:
-                raise InvalidArgument("give tls_ca or tls_fingerprint, not both")
             tls |= self._pinned(fingerprint_of(tls_fingerprint), own)
-        if tls and not self.url.startswith("grpc+tls://"):
-            raise InvalidArgument(f'"{url}" is without TLS; write grpc+tls://HOST:PORT')
+        self._server = Server(self.url, tls.get("tls_root_certs"), tls.get("override_hostname"), own)
         keep_freed_memory()
         try:
             self._flight = flight.connect(self.url, generic_options=_CHANNEL_OPTIONS, **tls)
@@ -114,8 +117,6 @@ class FlightClient:
         self, fingerprint: str, own: tuple[str | os.PathLike[str], str | os.PathLike[str]] | None
     ) -> dict[str, Any]:
         """Return what makes the connection trust that one certificate, which is fetched now."""
-        if not self.url.startswith("grpc+tls://"):
-            raise InvalidArgument("a fingerprint is of use with grpc+tls:// alone")
         pinned = retried(lambda: pin(self.url, fingerprint, own), if_reading, self._retry_seconds)
         return {"tls_root_certs": pinned.certificate, "override_hostname": pinned.name}
 
@@ -224,7 +225,7 @@ class FlightClient:
             return started
 
         def begin(columns: pa.Schema) -> tuple[Any, Any]:
-            with translated(self.url):
+            with translated(self._server):
                 sending, reading = start()
                 sending.begin(columns)
                 return sending, reading
@@ -232,7 +233,7 @@ class FlightClient:
         def join(columns: pa.Schema) -> Stream:
             if writer is not None and resumed is not None:
                 return WriterStream(writer, columns, begin, resumed.sequence, resume_seconds)
-            with translated(self.url):
+            with translated(self._server):
                 return self._write_streams.join(put, columns, start)
 
         if writer is not None:
@@ -261,7 +262,7 @@ class FlightClient:
         ticket = _ticket(query, parameters)
 
         def run() -> pa.Table:
-            with translated(self.url):
+            with translated(self._server):
                 return self._flight.do_get(ticket, self._options).read_all()
 
         return retried(run, if_reading, self._retry_seconds)
@@ -284,12 +285,12 @@ class FlightClient:
         ticket = _ticket(query, parameters)
 
         def start() -> tuple[Any, pa.Schema]:
-            with translated(self.url):
+            with translated(self._server):
                 stream = self._flight.do_get(ticket, self._options)
                 return stream, stream.schema
 
         stream, schema = retried(start, if_reading, self._retry_seconds)
-        return schema, _batches(self.url, stream)
+        return schema, _batches(self._server, stream)
 
     def table(self, table: str, schema_name: str | None = None) -> Any:
         """Return a table of the server's as an unbound Ibis table, for expressions that `query` runs.
@@ -314,7 +315,7 @@ class FlightClient:
         path = [table] if schema_name is None else [schema_name, table]
 
         def run() -> pa.Schema:
-            with translated(self.url):
+            with translated(self._server):
                 descriptor = flight.FlightDescriptor.for_path(*path)
                 return self._flight.get_schema(descriptor, self._options).schema
 
@@ -371,7 +372,7 @@ class FlightClient:
 
     def _put(self, put: Put, table: pa.Table) -> Receipt:
         """One DoPut: its rows are in memory, so nothing but the end of this process can cut it short."""
-        with translated(self.url, writes=True):
+        with translated(self._server, writes=True):
             descriptor = flight.FlightDescriptor.for_command(to_json(put.to_json()))
             writer, reader = self._flight.do_put(descriptor, table.schema, self._options)
             try:
@@ -386,14 +387,14 @@ class FlightClient:
 
     def _stream(self, put: Put, batches: pa.RecordBatchReader) -> Receipt:
         """One DoExchange: unlike a DoPut it can be called off when the source raises half way."""
-        with translated(self.url):
+        with translated(self._server):
             descriptor = flight.FlightDescriptor.for_command(Exchange("ingest", put).to_bytes())
             writer, reader = self._flight.do_exchange(descriptor, self._options)
         try:
-            with translated(self.url):
+            with translated(self._server):
                 writer.begin(batches.schema)
             complete = self._send(writer, batches)
-            with translated(self.url, writes=True):
+            with translated(self._server, writes=True):
                 writer.done_writing()
                 answer = reader.read_chunk().app_metadata
             if not complete:
@@ -422,7 +423,7 @@ class FlightClient:
             sent = True
         if not sent:  # the schema travels with the first batch, even of a stream that has no rows
             empty = [pa.nulls(0, field.type) for field in batches.schema]
-            with translated(self.url):
+            with translated(self._server):
                 writer.write_batch(pa.RecordBatch.from_arrays(empty, schema=batches.schema))
         return True
 
@@ -432,13 +433,13 @@ class FlightClient:
         return WriterState(int(state["sequence"]), int(state["rows"]), int(state["commit"]))
 
     def _action(self, name: str, body: bytes = b"", *, writes: bool = False) -> list[bytes]:
-        with translated(self.url, writes=writes):
+        with translated(self._server, writes=writes):
             results = self._flight.do_action(flight.Action(name, body), self._options)
             return [result.body.to_pybytes() for result in results]
 
     def _parts(self, name: str) -> Iterator[bytes]:
         """Give an action's answers one by one, however long they take."""
-        with translated(self.url):
+        with translated(self._server):
             for result in self._flight.do_action(flight.Action(name, b""), self._stream_options):
                 yield result.body.to_pybytes()
 
@@ -484,11 +485,11 @@ def connect(
     )
 
 
-def _batches(url: str, stream: Any) -> Generator[pa.RecordBatch, None, None]:
+def _batches(server: Server, stream: Any) -> Generator[pa.RecordBatch, None, None]:
     """Give a stream's batches; whatever ends the generator ends the query on the server."""
     try:
         while True:
-            with translated(url):
+            with translated(server):
                 try:
                     batch = stream.read_chunk().data
                 except StopIteration:
@@ -519,9 +520,12 @@ def _bearer(token: str) -> bytes:
 
 def _pem(path: str | os.PathLike[str], what: str) -> bytes:
     try:
-        return Path(path).read_bytes()
+        found = Path(path).read_bytes()
     except OSError as error:
         raise InvalidArgument(f'{what} "{path}" cannot be read: {error.strerror}') from error
+    if (b"PRIVATE KEY" if what == "key" else b"BEGIN CERTIFICATE") not in found:
+        raise InvalidArgument(f'{what} "{path}" holds no {"key" if what == "key" else "certificate"} in PEM')
+    return found
 
 
 def _safe(writer: str | None, sequence: int | None) -> Callable[[DucktowerError], bool]:

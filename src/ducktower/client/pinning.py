@@ -18,6 +18,7 @@ import ssl
 from typing import NamedTuple
 
 from ..errors import InvalidArgument, Unauthenticated, Unavailable
+from .handshake import host_and_port
 
 __all__ = ["Pinned", "fingerprint_of", "pin"]
 
@@ -49,9 +50,8 @@ def pin(
 
     Raises Unauthenticated when it is another, Unavailable when there is none to be had.
     """
-    host, _, port = location.partition("://")[2].rpartition(":")
-    host = host.strip("[]")
-    found = _fetch(host, int(port), client_certificate)
+    host, port = host_and_port(location)
+    found = _fetch(host, port, client_certificate)
     digest = hashlib.sha256(found).hexdigest()
     if digest != fingerprint:
         raise Unauthenticated(f"the certificate of {host}:{port} has another fingerprint: {digest}")

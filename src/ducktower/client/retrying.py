@@ -20,6 +20,7 @@ import pyarrow.flight as flight
 
 from ..errors import Conflict, DucktowerError, Overloaded, Unavailable
 from ..protocol.status import from_flight, from_flight_write, is_coded
+from .handshake import Server
 
 __all__ = ["hinted", "if_named", "if_reading", "if_refused", "retried", "translated", "waits"]
 
@@ -72,7 +73,7 @@ def retried(call: Callable[[], T], safe: Callable[[DucktowerError], bool], secon
 
 
 @contextlib.contextmanager
-def translated(url: str, *, writes: bool = False) -> Iterator[None]:
+def translated(server: Server, *, writes: bool = False) -> Iterator[None]:
     """Raise the errors of `ducktower` for what Arrow and gRPC raise; of one that `writes`, say if it may be stored."""
     try:
         yield
@@ -80,7 +81,12 @@ def translated(url: str, *, writes: bool = False) -> Iterator[None]:
         found = from_flight_write(error) if writes else from_flight(error)
         if type(found) is Unavailable and not is_coded(error):
             # gRPC's own words: no server of ours said anything, and the address is the first thing to look at.
-            told = Unavailable(f"no answer from {url}; `ducktower serve` may not be running there ({found.message})")
+            why = server.refusal()
+            told = Unavailable(
+                f"no answer from {server.url}; `ducktower serve` may not be running there ({found.message})"
+                if why is None
+                else f"no connection to {server.url}: {why}"
+            )
             told.outcome_unknown = found.outcome_unknown
             found = told
         raise found from error
