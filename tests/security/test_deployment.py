@@ -1,0 +1,108 @@
+"""What docs/security.md and packaging/ say of running it: behind nginx, as a service. Each where the tool is there."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import closing, suppress
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+
+import ducktower
+from support.certificates import Authority
+from support.waiting import until
+
+ROOT = Path(__file__).parent.parent.parent
+EXPOSURE_MAX = 20
+"""In tenths, of systemd's 100."""
+
+
+def free_port() -> int:
+    """Return a port that nobody listens on."""
+    with closing(socket.socket()) as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def listens(port: int) -> bool:
+    """Whether somebody does."""
+    with suppress(OSError), closing(socket.create_connection(("127.0.0.1", port), timeout=1)):
+        return True
+    return False
+
+
+@pytest.fixture
+def proxied(closed: ducktower.FlightServer, authority: Authority, tmp_path: Path) -> Iterator[str]:
+    """Run nginx before the server as the page says, with TLS of its own; return where it is."""
+    if shutil.which("nginx") is None:
+        pytest.skip("nginx is not installed")
+    page = (ROOT / "docs" / "security.md").read_text()
+    found = re.search(r"```\n(server \{.*?\n\})\n```", page, re.DOTALL)
+    assert found is not None
+    port, pair = free_port(), authority.signed()
+    server = found[1]
+    for said, meant in (
+        ("listen 443", f"listen 127.0.0.1:{port}"),
+        ("/etc/nginx/server.crt", str(pair.certificate)),
+        ("/etc/nginx/server.key", str(pair.key)),
+        ("127.0.0.1:8815", f"127.0.0.1:{closed.port}"),
+    ):
+        assert said in server
+        server = server.replace(said, meant)
+    kept = "".join(
+        f"{what}_temp_path {tmp_path}/{what};" for what in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
+    )
+    config = tmp_path / "nginx.conf"
+    config.write_text(
+        f"daemon off; pid {tmp_path}/nginx.pid; error_log stderr; worker_processes 1; events {{}}\n"
+        f"http {{ access_log off; {kept}\n{server}\n}}\n"
+    )
+    with (tmp_path / "nginx.log").open("wb") as log:
+        nginx = subprocess.Popen(["nginx", "-p", str(tmp_path), "-c", str(config)], stderr=log)
+    try:
+        until(lambda: nginx.poll() is not None or listens(port), "nginx")
+        assert nginx.poll() is None, (tmp_path / "nginx.log").read_text()
+        yield f"grpc+tls://localhost:{port}"
+    finally:
+        nginx.terminate()
+        nginx.wait(30)
+
+
+def test_behind_nginx(proxied: str, owner: str, authority: Authority) -> None:
+    """Small and large writes, results, open streams, errors, and the refusal of who has no token."""
+    with ducktower.connect(proxied, token=owner, tls_ca=authority.file) as client:
+        client.ingest("t", pa.table({"n": range(2_000_000)}), mode="create")
+        assert client.query("FROM t").num_rows == 2_000_000
+        with client.appender("t") as rows:
+            for number in range(1_500):
+                rows.append({"n": number})
+        assert client.execute("DELETE FROM t WHERE n >= 1500").rows == 1_998_500
+        assert client.query("SELECT count(*) AS n FROM t")["n"].to_pylist() == [3_000]
+        with pytest.raises(ducktower.TableNotFound, match="no_such"):
+            client.query("FROM no_such")
+    with (
+        ducktower.connect(proxied, token="dtk_a_b", tls_ca=authority.file) as stranger,
+        pytest.raises(ducktower.Unauthenticated),
+    ):
+        stranger.health()
+
+
+def test_the_unit(tmp_path: Path) -> None:
+    """systemd understands it, and finds little that it leaves open."""
+    if shutil.which("systemd-analyze") is None:
+        pytest.skip("systemd-analyze is not installed")
+    unit = tmp_path / "ducktower.service"
+    command = Path(sys.executable).parent / "ducktower"
+    text = (ROOT / "packaging" / "ducktower.service").read_text()
+    assert "/opt/ducktower/bin/ducktower serve" in text
+    unit.write_text(text.replace("/opt/ducktower/bin/ducktower serve", f"{command} serve"))
+    for asked in (["verify", str(unit)], ["security", "--offline=true", f"--threshold={EXPOSURE_MAX}", str(unit)]):
+        told = subprocess.run(["systemd-analyze", *asked], capture_output=True, text=True, check=False)
+        assert told.returncode == 0, told.stdout + told.stderr
+        assert "Unknown" not in told.stderr
