@@ -107,6 +107,25 @@ def test_every_function_of_files_is_closed_to_everybody(engine: Engine, database
                     engine.read(f"FROM {name}('{path}')", None, caller)
 
 
+def test_no_function_of_values_looks_into_a_file(engine: Engine, database: Path) -> None:
+    """Given a path, or SQL that reads it, none returns or quotes what is in there, such as a header it found."""
+    seen = Path(f"{database}.tmp")  # which DuckDB itself leaves open
+    seen.mkdir()
+    (seen / "x.csv").write_text("hush_header,other\nhush_value,1\n")
+    sql = "SELECT DISTINCT function_name FROM duckdb_functions() WHERE function_type NOT IN ('table', 'table_macro')"
+    names = [name for name in engine.read(sql).read_all().column(0).to_pylist() if name.isidentifier()]
+    assert len(names) > 500
+    path = f"{seen}/x.csv"
+    for name in names:
+        for argument in (path, f"SELECT hush FROM read_csv('{path}')", f"FROM '{path}'"):
+            quoted = argument.replace("'", "''")
+            try:
+                told = str(engine.read(f"SELECT \"{name}\"('{quoted}') AS v", None, OWNER).read_all().to_pylist())
+            except (ducktower.DucktowerError, OSError) as error:
+                told = str(error)
+            assert "hush_" not in told, name
+
+
 SPELLINGS = [
     "FROM read_blob('{0}')",
     "FROM READ_BLOB('{0}')",
