@@ -51,5 +51,9 @@ ResultBytes = Annotated[
 ]
 UploadBytes = Annotated[
     int,
-    _option("UPLOAD_BYTES_MAX", "Largest upload of one call, in Arrow bytes; 0 is no limit.", min=0),
+    _option(
+        "UPLOAD_BYTES_MAX",
+        "Largest upload of one call, or write of an open stream, in Arrow bytes; 0 is no limit.",
+        min=0,
+    ),
 ]
