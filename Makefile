@@ -17,13 +17,13 @@ RUNS   ?= 1000000
 SECONDS ?= 60
 SEED    ?= 1
 
-.PHONY: help demo test lint format bench torture fuzz proto lock record clean
+.PHONY: help demo test lint format bench bench-setup torture fuzz proto lock record clean
 
 help:
 	@echo "make demo    run the main job: one DuckDB, two writers, one reader"
 	@echo "make test    run the tests"
 	@echo "make lint    ruff, mypy and the import contract"
-	@echo "make bench   measure, print the table, write JSON"
+	@echo "make bench   measure, print the table, keep what was found; make bench-setup gets the peers first"
 	@echo "make torture kill the server and hurt the clients for a minute; count what is lost"
 	@echo "make fuzz    try a million inputs on whatever reads a client's bytes (Linux)"
 	@echo "make record  record the terminal demo again"
@@ -63,6 +63,12 @@ format: $(VENV)/.ready
 
 bench: $(VENV)/.ready
 	@$(BIN)/python -m benchmarks $(BENCH)
+
+# The peers' environments from the registry, and PostgreSQL where Debian's packages can be installed.
+bench-setup: $(VENV)/.ready
+	@if command -v apt-get >/dev/null && ! test -d /usr/lib/postgresql; then \
+		$$(test "$$(id -u)" = 0 || echo sudo) apt-get install --yes --quiet postgresql; fi
+	@$(BIN)/python -m benchmarks.peers.environments
 
 torture: $(VENV)/.ready
 	@$(BIN)/python -m torture --seconds $(SECONDS) --seed $(SEED) $(TORTURE)

@@ -9,7 +9,6 @@ import tempfile
 import time
 from pathlib import Path
 
-import duckdb
 import pyarrow as pa
 
 import ducktower
@@ -19,8 +18,9 @@ from .inprocess import READER_ROWS, bulk_read_seconds, bulk_write_seconds, make
 from .lineitem import columns, create_table
 from .load import stored_rows
 from .processes import apart, serving
+from .rows import lineitem_table
 
-__all__ = ["bulk_read", "bulk_write", "lineitem_batches"]
+__all__ = ["bulk_read", "bulk_write"]
 
 REPEATS = 3  # of the reads in one round: each is shorter than a second
 
@@ -88,20 +88,12 @@ def _write_seconds(directory: Path, rows: int, rounds: int, flags: tuple[str, ..
 
     One process holds the batches and does both, in turns: they are the same memory.
     """
-    batches = lineitem_batches(rows)
+    batches = lineitem_table(rows).to_batches()
     taken: list[tuple[float, float]] = []
     for _ in range(rounds):
         inside = min(bulk_write_seconds(directory, batches, table) for table in (True, False))
         taken.append((inside, _ingest_seconds(directory, batches, flags)))
     return taken
-
-
-def lineitem_batches(rows: int) -> list[pa.RecordBatch]:
-    """Make the rows."""
-    with duckdb.connect() as connection:
-        connection.execute(create_table(rows))
-        batches: list[pa.RecordBatch] = list(connection.sql("SELECT * FROM lineitem").to_arrow_reader(READER_ROWS[0]))
-        return batches
 
 
 def _ingest_seconds(directory: Path, batches: list[pa.RecordBatch], flags: tuple[str, ...]) -> float:

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
 
-__all__ = ["STARTING_SECONDS", "Maker", "Outcome", "Work", "summed", "together"]
+__all__ = ["STARTING_SECONDS", "Maker", "Outcome", "Work", "once", "summed", "together"]
 
 STARTING_SECONDS = 60.0
 
@@ -39,6 +39,14 @@ class Work:
     call: Callable[[], int]
     finish: Callable[[], int] = lambda: 0
     timed: bool = True
+    every: float = 0.0
+    """Seconds from one call's turn to the next; 0 calls again at once."""
+
+
+def once(do: Callable[[], int]) -> Work:
+    """Do something the first time, and nothing at further calls: the clock calls until its time is over."""
+    left = [do]
+    return Work(lambda: left.pop()() if left else 0)
 
 
 Maker = Callable[[ExitStack, int], Work]
@@ -81,7 +89,10 @@ def together(make: Maker, clients: int, seconds: float, first: int, ready: Calla
 
 
 def _run(work: Work, seconds: float) -> Outcome:
-    """Call until the time is over; what is in flight then is waited for, and its time counts."""
+    """Call until the time is over; what is in flight then is waited for, and its time counts.
+
+    A call that has its turn at a certain time is timed from then on, also when the call before it was late.
+    """
     latencies: list[float] = []
     count = 0
     start = before = time.perf_counter()
@@ -91,6 +102,9 @@ def _run(work: Work, seconds: float) -> Outcome:
         if work.timed:
             latencies.append(after - before)
         before = after
+        if work.every:
+            before = start + len(latencies) * work.every
+            time.sleep(max(0.0, before - after))
     count += work.finish()
     return Outcome(count, time.perf_counter() - start, latencies)
 

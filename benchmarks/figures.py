@@ -8,10 +8,21 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-__all__ = ["FULL", "QUICK", "Bench", "Figure", "Scale", "WrongCount", "expect_rows", "percentiles"]
+__all__ = [
+    "FULL",
+    "QUICK",
+    "Bench",
+    "Figure",
+    "Point",
+    "Scale",
+    "WrongCount",
+    "expect_rows",
+    "percentiles",
+    "plot_file",
+]
 
 
 class WrongCount(Exception):
@@ -38,6 +49,13 @@ class Scale:
     lookup_rows: int
     processes: int
     """Of the clients of a load."""
+    curve_rounds: int
+    """Of figures that show how something grows; they are many, and have no target."""
+    curve_seconds: float
+    client_counts: tuple[int, ...]
+    table_rows: tuple[int, ...]
+    write_rows: tuple[int, ...]
+    lineitem_rows: tuple[int, ...]
 
 
 FULL = Scale(
@@ -48,6 +66,12 @@ FULL = Scale(
     memory_rows=50_000_000,
     lookup_rows=100_000,
     processes=4,
+    curve_rounds=3,
+    curve_seconds=1.5,
+    client_counts=(1, 2, 4, 8, 16, 64, 256),
+    table_rows=(10_000, 100_000, 1_000_000, 10_000_000, 100_000_000),
+    write_rows=(1, 10, 100, 1_000, 10_000, 100_000),
+    lineitem_rows=(100_000, 1_000_000, 6_000_000),
 )
 QUICK = Scale(
     judged=False,
@@ -57,6 +81,12 @@ QUICK = Scale(
     memory_rows=1_000_000,
     lookup_rows=10_000,
     processes=2,  # enough to join what they counted; most of a smoke run is their start
+    curve_rounds=1,
+    curve_seconds=0.2,
+    client_counts=(1, 4),
+    table_rows=(1_000, 10_000),
+    write_rows=(1, 100),
+    lineitem_rows=(10_000,),
 )
 
 
@@ -67,6 +97,21 @@ class Bench:
     scale: Scale
     directory: Path
     flags: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Point:
+    """Where a figure stands in a plot: which plot, which of its lines, and how far along."""
+
+    plot: str
+    """What is measured, and of what it is a function: "one-row DoPut: clients"."""
+    line: str
+    x: float
+
+
+def plot_file(plot: str) -> str:
+    """Return the name of a plot's file, without what says which kind it is."""
+    return "_".join("".join(letter if letter.isalnum() else " " for letter in plot.lower()).split())
 
 
 @dataclass(slots=True, kw_only=True)
@@ -85,6 +130,7 @@ class Figure:
     latencies: list[float] = field(default_factory=list)
     """Seconds of single calls, of all rounds."""
     note: str | None = None
+    point: Point | None = None
 
     @property
     def value(self) -> float:
@@ -136,6 +182,8 @@ class Figure:
             report["latency_seconds"] = {name: _short(value) for name, value in percentiles(self.latencies).items()}
         if self.note:
             report["note"] = self.note
+        if self.point:
+            report["point"] = asdict(self.point)
         return report
 
 

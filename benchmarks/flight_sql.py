@@ -18,12 +18,12 @@ import pyarrow.flight as flight
 
 from ducktower.protocol.flight_sql import messages, pack
 
-from .bulk import lineitem_batches
 from .figures import Bench, Figure, expect_rows
 from .inprocess import bulk_write_seconds
 from .lineitem import columns
 from .load import stored_rows
 from .processes import apart, serving
+from .rows import lineitem_table
 
 __all__ = ["flight_sql"]
 
@@ -123,8 +123,8 @@ def _ingest(bench: Bench) -> list[Figure]:
 
 def _ingest_seconds(directory: Path, rows: int, rounds: int, flags: tuple[str, ...]) -> list[tuple[float, float]]:
     """Return, for each round, the seconds in process (the better of two ways) and through the server."""
-    batches = lineitem_batches(rows)
-    table = pa.Table.from_batches(batches)
+    table = lineitem_table(rows)
+    batches = table.to_batches()
     taken = []
     for _ in range(rounds):
         inside = min(bulk_write_seconds(directory, batches, way) for way in (True, False))

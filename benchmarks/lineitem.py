@@ -6,7 +6,7 @@ is downloaded. Must never be taken for TPC-H itself: the values are as wide and 
 
 from __future__ import annotations
 
-__all__ = ["columns", "create_table"]
+__all__ = ["LITERALS", "columns", "create_table"]
 
 _COLUMNS = {
     "l_orderkey": ("BIGINT", "i // 4 + 1"),
@@ -37,16 +37,24 @@ _WORDS = (
 )
 
 
+LITERALS = (
+    *("1", "155190", "7706", "1", "17.00", "21168.23", "0.04", "0.02", "'N'", "'O'"),
+    *("DATE '1996-03-13'", "DATE '1996-02-12'", "DATE '1996-03-22'", "'DELIVER IN PERSON'", "'TRUCK'"),
+    "'slyly final deposits detect'",
+)
+"""One row, as SQL has it."""
+
+
 def columns() -> str:
     """Return the columns with their types, as CREATE TABLE wants them."""
     return ", ".join(f"{name} {kind}" for name, (kind, _) in _COLUMNS.items())
 
 
-def create_table(rows: int) -> str:
-    """Return the statement that makes and fills `lineitem`."""
+def create_table(rows: int, table: str = "lineitem") -> str:
+    """Return the statement that makes and fills a table."""
     values = ", ".join(f"({value})::{kind} AS {name}" for name, (kind, value) in _COLUMNS.items())
     hashes = ", ".join(f"(hash(i * 4 + {part}) >> 2)::BIGINT AS h{part}" for part in (1, 2, 3))
     return (
-        f"CREATE TABLE lineitem AS SELECT {values} FROM "
+        f"CREATE TABLE {table} AS SELECT {values} FROM "
         f"(SELECT i, {hashes}, '{_WORDS}' AS words FROM range({rows}) AS numbers(i))"
     )

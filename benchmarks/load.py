@@ -1,7 +1,7 @@
 """The load: client processes of several threads that call a server for a while and count its answers.
 
-Owns what a client of each kind does; the same program loads Ducktower and the no-op server. Must never import
-DuckDB.
+Owns what a client of each kind does; the same program loads Ducktower and the no-op server. Must never use DuckDB
+but to make the rows of a bulk write.
 """
 
 from __future__ import annotations
@@ -15,21 +15,38 @@ from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection
 from typing import Any, Literal
 
+import adbc_driver_flightsql.dbapi as adbc
 import pyarrow as pa
 import pyarrow.flight as flight
 
 import ducktower
 
-from .clocked import Outcome, Work, summed, together
+from .clocked import Outcome, Work, once, summed, together
+from .lineitem import columns
 from .processes import receive, started
+from .rows import lineitem_table
 
-__all__ = ["SCHEMA", "TABLE", "Load", "Outcome", "one_row", "running", "stored_rows"]
+__all__ = ["LINEITEM_TABLE", "SCHEMA", "TABLE", "Load", "Outcome", "one_row", "running", "stored_rows"]
 
 TABLE = "measured"
+LINEITEM_TABLE = "measured_lineitem"
 SCHEMA = pa.schema([("id", pa.int64()), ("value", pa.string())])
 APPENDS_PER_LOOK = 32  # at the clock
 
-Kind = Literal["put", "put_named", "ingest", "append_wait", "append_wait_apart", "append_flow", "query"]
+Kind = Literal[
+    "put",
+    "put_named",
+    "ingest",
+    "insert_sql",
+    "append_wait",
+    "append_wait_apart",
+    "append_flow",
+    "query",
+    "read",
+    "write",
+]
+Shape = Literal["pair", "lineitem"]
+"""Of the rows of small writes: `(id, value)`, or 16 columns."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,10 +54,16 @@ class Load:
     """What is asked of the client processes together."""
 
     kind: Kind
-    url: str
+    url: str = ""
     clients: int
     seconds: float
     processes: int = 4
+    table: str = TABLE
+    shape: Shape = "pair"
+    rows: int = 1
+    """Of each write."""
+    every: float = 0.0
+    """Seconds from one call of a client to its next; 0: at once."""
     query: str = ""
     token: str = ""
     tls_certificate: str = ""
@@ -97,9 +120,18 @@ def one_row(number: int) -> pa.RecordBatch:
     return pa.record_batch([pa.array([number], pa.int64()), pa.array(["abc"])], schema=SCHEMA)
 
 
+def _rows(load: Load, number: int) -> pa.RecordBatch:
+    """Make what one write sends."""
+    if load.shape == "lineitem":
+        (row,) = lineitem_table(1).to_batches()
+        return row
+    ids = pa.array([number] * load.rows, pa.int64())
+    return pa.record_batch([ids, pa.array(["abc"] * load.rows)], schema=SCHEMA)
+
+
 def _put(load: Load, stack: ExitStack, number: int) -> Work:
-    """One-row writes with pyarrow's own client: one DoPut each, acknowledged by one metadata message."""
-    descriptor = flight.FlightDescriptor.for_path(TABLE)
+    """Writes with pyarrow's own client: one DoPut each, acknowledged by one metadata message."""
+    descriptor = flight.FlightDescriptor.for_path(load.table)
     return _putting(load, stack, number, lambda: descriptor)
 
 
@@ -108,7 +140,7 @@ def _put_named(load: Load, stack: ExitStack, number: int) -> Work:
     sequences = itertools.count(1)
 
     def described() -> flight.FlightDescriptor:
-        command = {"table": TABLE, "writer": f"writer {number}", "sequence": next(sequences)}
+        command = {"table": load.table, "writer": f"writer {number}", "sequence": next(sequences)}
         return flight.FlightDescriptor.for_command(json.dumps(command).encode())
 
     return _putting(load, stack, number, described)
@@ -116,17 +148,31 @@ def _put_named(load: Load, stack: ExitStack, number: int) -> Work:
 
 def _putting(load: Load, stack: ExitStack, number: int, described: Callable[[], flight.FlightDescriptor]) -> Work:
     client = stack.enter_context(flight.FlightClient(load.url, tls_root_certs=load.tls_certificate or None))
-    batch = one_row(number)
+    batch = _rows(load, number)
+    schema = batch.schema
     headers = [(b"authorization", b"Bearer " + load.token.encode())] if load.token else []
     options = flight.FlightCallOptions(headers=headers)
 
     def call() -> int:
-        writer, reader = client.do_put(described(), SCHEMA, options)
+        writer, reader = client.do_put(described(), schema, options)
         with writer:
             writer.write_batch(batch)
             writer.done_writing()
             rows: int = json.loads(reader.read().to_pybytes())["rows"]
         return rows
+
+    return Work(call, every=load.every)
+
+
+def _insert_sql(load: Load, stack: ExitStack, number: int) -> Work:
+    """One-row INSERT statements by the ADBC driver, each its own transaction."""
+    connection = stack.enter_context(adbc.connect(load.url, autocommit=True))
+    cursor = stack.enter_context(connection.cursor())
+    sql = f"INSERT INTO {load.table} VALUES ({number}, 'abc')"
+
+    def call() -> int:
+        cursor.execute(sql)
+        return int(cursor.rowcount)
 
     return Work(call)
 
@@ -194,12 +240,29 @@ def _query(load: Load, stack: ExitStack, number: int) -> Work:
     return Work(call)
 
 
+def _read(load: Load, stack: ExitStack, _number: int) -> Work:
+    """Read a whole table into an Arrow table."""
+    client = stack.enter_context(ducktower.connect(load.url))
+    return Work(lambda: int(client.query(f'SELECT * FROM "{load.table}"').num_rows))
+
+
+def _write(load: Load, stack: ExitStack, _number: int) -> Work:
+    """Store lineitem-shaped rows that are in memory in a new table, once."""
+    client = stack.enter_context(ducktower.connect(load.url))
+    rows = lineitem_table(load.rows)
+    client.execute(f'CREATE OR REPLACE TABLE "{load.table}" ({columns()})')
+    return once(lambda: int(client.ingest(load.table, rows).rows))
+
+
 WORKS: dict[Kind, Callable[[Load, ExitStack, int], Work]] = {
     "put": _put,
     "put_named": _put_named,
     "ingest": _ingest,
+    "insert_sql": _insert_sql,
     "append_wait": _append_wait,
     "append_wait_apart": _append_wait_apart,
     "append_flow": _append_flow,
     "query": _query,
+    "read": _read,
+    "write": _write,
 }

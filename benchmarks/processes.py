@@ -37,11 +37,12 @@ _spawn = multiprocessing.get_context("spawn")  # a fork would copy the threads' 
 
 
 class Server:
-    """A running server: where it listens and which process it is."""
+    """A running server: where it listens, which process it is, and how long it took to start."""
 
-    def __init__(self, url: str, pid: int) -> None:
+    def __init__(self, url: str, pid: int, seconds_to_start: float) -> None:
         self.url = url
         self.pid = pid
+        self.seconds_to_start = seconds_to_start
 
 
 @contextmanager
@@ -60,12 +61,14 @@ def serving(database: Path, *flags: str, environment: dict[str, str] | None = No
         "warning",
         *flags,
     ]
+    started_at = time.monotonic()
     kept = {key: value for key, value in os.environ.items() if not key.startswith("DUCKTOWER_")}
     with subprocess.Popen(command, stdout=subprocess.PIPE, env=kept | (environment or {})) as process:
         try:
             url = _ready_url(process)
+            taken = time.monotonic() - started_at
             _wait_until_idle(process.pid)
-            yield Server(url, process.pid)
+            yield Server(url, process.pid, taken)
         finally:
             process.terminate()
             try:

@@ -10,6 +10,9 @@ import subprocess
 import sys
 from pathlib import Path
 
+from benchmarks import report
+from benchmarks.__main__ import MEASUREMENTS
+
 ROOT = Path(__file__).parent.parent
 FIGURES = {
     "base_insert",
@@ -73,3 +76,10 @@ def test_an_unknown_figure_is_bad_usage() -> None:
     )
     assert result.returncode == 2
     assert "appenders" in result.stderr
+
+
+def test_the_page_shows_the_results_that_are_kept() -> None:
+    """docs/benchmarks.md is what the newest results of each part make of it."""
+    page = report.PAGE.read_text()
+    assert report.page_with_results(page, MEASUREMENTS) == page
+    assert all(path.stem in MEASUREMENTS for path in report.RESULTS.glob("*.json"))

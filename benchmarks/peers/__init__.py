@@ -4,7 +4,8 @@
 - `quack`, `xorq`, `postgres` are their drivers: how each is served and what a client of it does, as its own
   documentation shows. They run in the peer's environment;
 - `agent` is what drivers share: being a server or a process of clients, told what to do by the command line;
-- `driven` starts them from here, `contenders` side by side with Ducktower, and `comparison` has what is compared.
+- `driven` starts them from here, `contenders` side by side with Ducktower, and `versus` has both do the same in turns;
+- `writes`, `queries`, `bulk`, `growth` and `cost` say what is compared, and what is wanted.
 
 Must never favour anybody: every client is timed by `benchmarks.clocked`, and each peer gets the fastest of its
 documented ways.

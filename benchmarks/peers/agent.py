@@ -11,24 +11,21 @@ from __future__ import annotations
 
 import json
 import sys
+import time
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, ExitStack
 from typing import Any
 
-from benchmarks.clocked import Work, together
+from benchmarks.clocked import Work, once, together
 
 __all__ = ["Target", "Works", "main", "once"]
 
 Target = dict[str, Any]
-"""Where a server is and what its clients need to know; the driver's own words."""
+"""Where a server is and what its clients need to know, in the driver's own words.
+
+With "began", the time at which the server itself was started, where that was not the first thing to be done."""
 Works = Mapping[str, Callable[[Target, ExitStack, int, dict[str, Any]], Work]]
 """Kinds of work: called with the target, what closes the client, the client's number, and the work's own words."""
-
-
-def once(do: Callable[[], int]) -> Work:
-    """Do something the first time, and nothing at further calls: the clock calls until its time is over."""
-    left = [do]
-    return Work(lambda: left.pop()() if left else 0)
 
 
 def main(serve: Callable[[str], AbstractContextManager[Target]], works: Works) -> int:
@@ -37,7 +34,8 @@ def main(serve: Callable[[str], AbstractContextManager[Target]], works: Works) -
     try:
         if what == "serve":
             with serve(words["directory"]) as target:
-                _say(target)
+                began = target.pop("began", words["started"])
+                _say(target | {"seconds_to_start": time.time() - began})
                 sys.stdin.read()
             return 0
         work = works[words["kind"]]

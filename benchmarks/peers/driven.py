@@ -12,15 +12,18 @@ import subprocess
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from ..clocked import Outcome, summed
+from ..load import Load
 from .environments import python_of
 
 __all__ = ["Peer", "PeerFailed"]
 
+LOAD_WORDS = ("kind", "seconds", "table", "shape", "rows", "every", "query")
+"""What a driver is told of a load."""
 ROOT = Path(__file__).parents[2]
 ENDING_SECONDS = 30.0
 LONGEST_SECONDS = 300.0
@@ -40,7 +43,8 @@ class Peer:
     @contextmanager
     def serving(self, directory: Path, **environment: str) -> Iterator[Served]:
         """Run its server with a database in the directory."""
-        with _started(self.driver, "serve", {"directory": str(directory)}, environment) as process:
+        words = {"directory": str(directory), "started": time.time()}
+        with _started(self.driver, "serve", words, environment) as process:
             yield Served(self, _answer(process), process.pid)
 
 
@@ -52,29 +56,26 @@ class Served:
     target: dict[str, Any]
     pid: int
 
-    def run(self, kind: str, *, clients: int, seconds: float, processes: int = 4, **words: Any) -> Outcome:
-        """Load it with clients that do one kind of work, and return what came of it."""
-        with self.running(kind, clients=clients, seconds=seconds, processes=processes, **words) as outcome:
-            return outcome()
+    def ask(self, kind: str, **words: Any) -> int:
+        """Have one client do something once; return the number that it gives."""
+        load = Load(kind="query", clients=1, seconds=0.0001, processes=1)
+        with self.running(load, kind=kind, **words) as outcome:
+            return outcome().count
 
     @contextmanager
-    def running(
-        self, kind: str, *, clients: int, seconds: float, processes: int = 4, **words: Any
-    ) -> Iterator[Callable[[], Outcome]]:
-        """Start the clients when all are connected; yield what waits for the outcome."""
-        processes = min(processes, clients)
+    def running(self, load: Load, **words: Any) -> Iterator[Callable[[], Outcome]]:
+        """Start the clients when all are connected; yield what waits for the outcome.
+
+        `words` go before those of `load`.
+        """
+        processes = min(load.processes, load.clients)
+        shared = {name: value for name, value in asdict(load).items() if name in LOAD_WORDS}
         with ExitStack() as stack:
             started = []
             for index in range(processes):
-                load = {
-                    "kind": kind,
-                    "target": self.target,
-                    "clients": len(range(index, clients, processes)),
-                    "seconds": seconds,
-                    "first": index * 1000,
-                    **words,
-                }
-                started.append(stack.enter_context(_started(self.peer.driver, "load", load, {})))
+                share = {"clients": len(range(index, load.clients, processes)), "first": index * 1000}
+                of_process = shared | {"target": self.target} | share | words
+                started.append(stack.enter_context(_started(self.peer.driver, "load", of_process, {})))
             for process in started:
                 _answer(process)
             for process in started:
@@ -82,10 +83,6 @@ class Served:
                 process.stdin.write(b"go\n")
                 process.stdin.flush()
             yield lambda: summed([Outcome(**_answer(process)) for process in started])
-
-    def script(self, sql: str, *, counts: bool = False) -> int:
-        """Run one statement; with `counts`, return the number that it gives."""
-        return self.run("script", clients=1, seconds=0.0001, sql=sql, counts=counts).count
 
 
 @contextmanager

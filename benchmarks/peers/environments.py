@@ -1,4 +1,6 @@
-"""A virtual environment for each peer, made once for each list of requirements.
+"""A virtual environment for each peer, and for drawing plots, made once for each list of requirements.
+
+`python -m benchmarks.peers.environments` makes them all.
 
 Owns where they are. Must never touch the project's own environment.
 """
@@ -30,3 +32,8 @@ def python_of(peer: str) -> Path:
         )
         ready.touch()
     return python
+
+
+if __name__ == "__main__":
+    for requirements in sorted(_REQUIREMENTS.glob("*.txt")):
+        print(f"{requirements.stem}: {python_of(requirements.stem)}")

@@ -17,10 +17,15 @@ from pathlib import Path
 from typing import Any
 
 import psycopg
+import pyarrow as pa
+from pyarrow import csv
 
-from benchmarks.clocked import Work
-from benchmarks.peers.agent import Target, main, once
+from benchmarks.clocked import Work, once
+from benchmarks.lineitem import columns
+from benchmarks.peers.agent import Target, main
+from benchmarks.rows import lineitem_table
 
+COPY_BYTES = 1 << 20
 STARTING_SECONDS = 60
 
 
@@ -59,13 +64,14 @@ def serve(directory: str) -> Iterator[Target]:
         "-c",
         "max_connections=400",
     ]
+    began = time.time()
     with subprocess.Popen(
         [programs / "postgres", "-D", data, "-p", str(port), *options], **as_user, **silent
     ) as server:
         try:
             uri = f"postgresql://bench@127.0.0.1:{port}/postgres"
             _wait(uri)
-            yield {"uri": uri}
+            yield {"uri": uri, "began": began}
         finally:
             server.terminate()
 
@@ -99,12 +105,58 @@ def script(target: Target, stack: ExitStack, number: int, words: dict[str, Any])
 
 
 def insert(target: Target, stack: ExitStack, number: int, words: dict[str, Any]) -> Work:
-    """Insert one row a statement, prepared."""
+    """Insert one row a statement, prepared; several are sent with COPY."""
     cursor = _connected(target, stack).cursor()
+    rows, table = words["rows"], words["table"]
+    values: tuple[Any, ...] = (number, "abc")
+    if words["shape"] == "lineitem":
+        values = tuple(lineitem_table(1).to_pylist()[0].values())
+    sql = f"INSERT INTO {table} VALUES ({', '.join(['%s'] * len(values))})"
+    lines = f"{number}\tabc\n" * rows
+
+    def one() -> int:
+        cursor.execute(sql, values, prepare=True)
+        return int(cursor.rowcount)
+
+    def several() -> int:
+        with cursor.copy(f"COPY {table} FROM STDIN") as copy:
+            copy.write(lines)
+        return int(cursor.rowcount)
+
+    return Work(one if rows == 1 else several)
+
+
+def write(target: Target, stack: ExitStack, number: int, words: dict[str, Any]) -> Work:
+    """Store lineitem-shaped rows that are in memory, as CSV, in a new table, once, with COPY."""
+    cursor = _connected(target, stack).cursor()
+    cursor.execute(f"DROP TABLE IF EXISTS {words['table']}")
+    cursor.execute(f"CREATE TABLE {words['table']} ({columns()})")
+    with pa.BufferOutputStream() as sink:
+        csv.write_csv(lineitem_table(words["rows"]), sink, csv.WriteOptions(include_header=False))
+        lines = memoryview(sink.getvalue())
+
+    def all_of_them() -> int:
+        with cursor.copy(f"COPY {words['table']} FROM STDIN (FORMAT csv)") as copy:
+            for start in range(0, len(lines), COPY_BYTES):
+                copy.write(lines[start : start + COPY_BYTES])
+        return int(cursor.rowcount)
+
+    return once(all_of_them)
+
+
+def read(target: Target, stack: ExitStack, number: int, words: dict[str, Any]) -> Work:
+    """Read a whole table into an Arrow table: COPY as CSV, which Arrow parses."""
+    cursor = _connected(target, stack).cursor()
+    schema = lineitem_table(1).schema
+    names = csv.ReadOptions(column_names=schema.names)
+    types = csv.ConvertOptions(column_types={field.name: field.type for field in schema})
 
     def call() -> int:
-        cursor.execute("INSERT INTO measured VALUES (%s, %s)", (number, "abc"), prepare=True)
-        return int(cursor.rowcount)
+        lines = pa.BufferOutputStream()
+        with cursor.copy(f"COPY {words['table']} TO STDOUT (FORMAT csv)") as copy:
+            for piece in copy:
+                lines.write(piece)
+        return int(csv.read_csv(pa.BufferReader(lines.getvalue()), names, convert_options=types).num_rows)
 
     return Work(call)
 
@@ -113,7 +165,7 @@ def query(target: Target, stack: ExitStack, number: int, words: dict[str, Any]) 
     """Ask one question after the other, prepared; `{number}` in it grows."""
     cursor = _connected(target, stack).cursor()
     numbers = itertools.count(number)
-    sql, varies = words["sql"].replace("%", "%%").replace("{number}", "%s"), "{number}" in words["sql"]
+    sql, varies = words["query"].replace("%", "%%").replace("{number}", "%s"), "{number}" in words["query"]
 
     def call() -> int:
         cursor.execute(sql, (next(numbers),) if varies else (), prepare=True)
@@ -125,4 +177,4 @@ def query(target: Target, stack: ExitStack, number: int, words: dict[str, Any]) 
 
 
 if __name__ == "__main__":
-    sys.exit(main(serve, {"script": script, "insert": insert, "query": query}))
+    sys.exit(main(serve, {"script": script, "put": insert, "query": query, "write": write, "read": read}))

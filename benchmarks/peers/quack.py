@@ -17,8 +17,10 @@ from typing import Any
 import duckdb
 from duckdb_extensions import import_extension
 
-from benchmarks.clocked import Work
-from benchmarks.peers.agent import Target, main, once
+from benchmarks.clocked import Work, once
+from benchmarks.lineitem import LITERALS, columns
+from benchmarks.peers.agent import Target, main
+from benchmarks.rows import lineitem_table
 
 TOKEN = "benchmark"
 
@@ -72,14 +74,23 @@ def script(target: Target, stack: ExitStack, number: int, words: dict[str, Any])
 
 
 def insert(target: Target, stack: ExitStack, number: int, words: dict[str, Any]) -> Work:
-    """Insert one row a statement."""
+    """Insert one row a statement; several are sent from a table in memory."""
     connection = _connected(target, stack)
+    rows, table = words["rows"], words["table"]
+    values = ", ".join(LITERALS) if words["shape"] == "lineitem" else f"{number}, 'abc'"
 
-    def call() -> int:
-        _ask(connection, f"INSERT INTO measured VALUES ({number}, 'abc')")
+    def one() -> int:
+        _ask(connection, f"INSERT INTO {table} VALUES ({values})")
         return 1
 
-    return Work(call)
+    def several() -> int:
+        connection.execute(f"INSERT INTO remote.{table} FROM sent")
+        return int(rows)
+
+    if rows == 1:
+        return Work(one)
+    connection.execute(f"CREATE TABLE sent AS SELECT {number}::BIGINT AS id, 'abc' AS value FROM range({rows})")
+    return Work(several)
 
 
 def query(target: Target, stack: ExitStack, number: int, words: dict[str, Any]) -> Work:
@@ -88,12 +99,33 @@ def query(target: Target, stack: ExitStack, number: int, words: dict[str, Any]) 
     numbers = itertools.count(number)
 
     def call() -> int:
-        if len(_ask(connection, words["sql"].format(number=next(numbers)))) != 1:
+        if len(_ask(connection, words["query"].format(number=next(numbers)))) != 1:
             raise RuntimeError("not one row")
         return 1
 
     return Work(call)
 
 
+def write(target: Target, stack: ExitStack, number: int, words: dict[str, Any]) -> Work:
+    """Store lineitem-shaped rows that are in memory in a new table, once."""
+    rows, table = words["rows"], words["table"]
+    with ExitStack() as before:
+        _ask(_connected(target, before), f"CREATE OR REPLACE TABLE {table} ({columns()})")
+    connection = _connected(target, stack)  # which sees the tables that were there when it was attached
+    connection.register("sent", lineitem_table(rows))
+
+    def all_of_them() -> int:
+        connection.execute(f"INSERT INTO remote.{table} FROM sent")
+        return int(rows)
+
+    return once(all_of_them)
+
+
+def read(target: Target, stack: ExitStack, number: int, words: dict[str, Any]) -> Work:
+    """Read a whole table into an Arrow table."""
+    connection = _connected(target, stack)
+    return Work(lambda: int(connection.sql(f"FROM remote.{words['table']}").to_arrow_table().num_rows))
+
+
 if __name__ == "__main__":
-    sys.exit(main(serve, {"script": script, "insert": insert, "query": query}))
+    sys.exit(main(serve, {"script": script, "put": insert, "query": query, "write": write, "read": read}))

@@ -18,8 +18,9 @@ import xorq.api as xo
 from xorq.flight import FlightServer, FlightUrl
 from xorq.flight.client import FlightClient
 
-from benchmarks.clocked import Work
-from benchmarks.peers.agent import Target, main, once
+from benchmarks.clocked import Work, once
+from benchmarks.peers.agent import Target, main
+from benchmarks.rows import lineitem_table
 
 
 @contextmanager
@@ -36,15 +37,40 @@ def _connected(target: Target) -> FlightClient:
 
 
 def insert(target: Target, stack: ExitStack, number: int, words: dict[str, Any]) -> Work:
-    """Upload one row a call."""
+    """Upload one write's rows a call."""
     client = _connected(target)
-    row = pa.table({"id": pa.array([number], pa.int64()), "value": ["abc"]})
+    rows = words["rows"]
+    sent = lineitem_table(1) if words["shape"] == "lineitem" else _pairs(number, rows)
 
     def call() -> int:
-        client.upload_table("measured", row)
-        return 1
+        client.upload_table(words["table"], sent)
+        return int(rows)
 
     return Work(call)
+
+
+def _pairs(number: int, rows: int) -> pa.Table:
+    return pa.table({"id": pa.array([number] * rows, pa.int64()), "value": ["abc"] * rows})
+
+
+def write(target: Target, stack: ExitStack, number: int, words: dict[str, Any]) -> Work:
+    """Store lineitem-shaped rows that are in memory in a new table, once."""
+    client = _connected(target)
+    rows = words["rows"]
+    sent = lineitem_table(rows)
+
+    def all_of_them() -> int:
+        client.upload_table(words["table"], sent)
+        return int(rows)
+
+    return once(all_of_them)
+
+
+def read(target: Target, stack: ExitStack, number: int, words: dict[str, Any]) -> Work:
+    """Read a whole table into an Arrow table."""
+    client = _connected(target)
+    question = xo.table(xo.schema(lineitem_table(1).schema), name=words["table"])
+    return Work(lambda: int(client.execute(question).num_rows))
 
 
 def count(target: Target, stack: ExitStack, number: int, words: dict[str, Any]) -> Work:
@@ -55,4 +81,4 @@ def count(target: Target, stack: ExitStack, number: int, words: dict[str, Any]) 
 
 
 if __name__ == "__main__":
-    sys.exit(main(serve, {"insert": insert, "count": count}))
+    sys.exit(main(serve, {"put": insert, "count": count, "write": write, "read": read}))
