@@ -293,6 +293,7 @@ class Ledger:
                 if key not in totals:
                     totals[key] = self._held[key]
                 totals[key] += max(rows, 0)  # -1: not counted
+                assert claim.fingerprint is not None  # noqa: S101 - the content has arrived by now
                 found.append((*key, claim.sequence, claim.fingerprint, rows, totals[key], commit, now))
         return found
 

@@ -95,8 +95,7 @@ class Runs:
         read_only: bool,
         claim: Claim | None,
     ) -> Ran:
-        asks = len(script) == 1 and statements.is_query(script[0]) and not isinstance(parameters, Rows)
-        if asks and claim is None:
+        if claim is None and len(script) == 1 and statements.is_query(script[0]) and not isinstance(parameters, Rows):
             # A query that the read-only transaction refuses (nextval, EXPLAIN ANALYZE INSERT) runs as what writes,
             # for those who may write.
             with contextlib.nullcontext() if read_only else contextlib.suppress(Forbidden):
