@@ -17,6 +17,7 @@ import ducktower
 from ducktower.config import EngineConfig
 from ducktower.engine import Caller, Engine, Ingest, Target
 from ducktower.engine.calls import Calls
+from ducktower.engine.streams import Probe
 from support.engines import opened, rows
 from support.waiting import until
 
@@ -147,7 +148,12 @@ def test_who_is_hung_up_on(kind: str, in_wire: bool) -> None:
         caller = Caller(hang_up=lambda: told.append("hung up"))
         call = calls.start(kind, "", caller, timeout_seconds=1, interrupt=lambda: told.append("interrupted"))
         assert call.in_wire is (kind == "upload")
-        call.in_wire = in_wire
+        if kind == "query":
+            probe = Probe()
+            call.streams(probe, None)
+            if not in_wire:
+                probe.begins()
+        assert call.in_wire is in_wire
         for seconds in (2, 100, 200):
             call.look(call.started + seconds, ask=False)
         assert told.count("interrupted") >= 3
