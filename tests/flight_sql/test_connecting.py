@@ -12,6 +12,7 @@ from typing import Any
 
 import adbc_driver_flightsql as flightsql
 import adbc_driver_flightsql.dbapi as adbc
+import adbc_driver_manager
 import pyarrow as pa
 import pyarrow.flight as flight
 import pytest
@@ -100,6 +101,26 @@ def test_an_idle_session_expires(database: Path) -> None:
         until(lambda: not server.engine.sessions.describe(), "the session's end", seconds=30)
         with pytest.raises(flight.FlightUnauthenticatedError, match=r"UNAUTHENTICATED.*idle"):
             raw.query("SELECT 1")
+
+
+def test_what_a_session_that_is_over_held_can_be_closed(database: Path) -> None:
+    """The driver's cursors and connection close without an error, all else is refused, a stranger's close too."""
+    with ducktower.serve(str(database), session_idle_seconds=1.0) as server:
+        with (
+            adbc.connect(server.url, autocommit=True) as connection,
+            connection.cursor() as one,
+            connection.cursor() as other,
+        ):
+            one.execute("SELECT 1")
+            other.execute("SELECT 1")
+            until(lambda: not server.engine.sessions.describe(), "the session's end", seconds=30)
+            with pytest.raises(adbc_driver_manager.ProgrammingError, match=r"UNAUTHENTICATED.*idle"):
+                other.execute("SELECT 2")
+        with (
+            RawFlightSql(server.url, authorization="Bearer ducktower.e30.forged") as raw,
+            pytest.raises(flight.FlightUnauthenticatedError, match="UNAUTHENTICATED"),
+        ):
+            raw.close_prepared(b"x")
 
 
 def test_sessions_of_clients_without_memory_end_with_their_last_result(

@@ -256,13 +256,30 @@ def test_the_answer_is_of_one_snapshot(raw_sql: RawFlightSql, client: ducktower.
 
 
 def test_partitions_can_be_read_by_another_connection(connect: Any) -> None:
-    """What `adbc_execute_partitions` hands out is fetched elsewhere, by the same principal."""
-    with connect().cursor() as one, connect().cursor() as other:
-        partitions, schema = one.adbc_execute_partitions("SELECT i FROM range(10) t(i)")
+    """What `adbc_execute_partitions` hands out is fetched elsewhere, once, by the same principal."""
+    ada = {"username": "ada", "password": "x"}
+    with connect(**ada).cursor() as one, connect(**ada).cursor() as other, connect(username="eve").cursor() as eve:
+        partitions, schema = one.adbc_execute_partitions("SELECT i FROM range(1_000_000) t(i)")
         assert schema.names == ["i"]
         (partition,) = partitions
+        with pytest.raises(adbc_driver_manager.ProgrammingError, match="INVALID_ARGUMENT"):
+            eve.adbc_read_partition(partition)
         other.adbc_read_partition(partition)
-        assert other.fetch_arrow_table().num_rows == 10
+        assert other.fetch_arrow_table().num_rows == 1_000_000
+        with pytest.raises(adbc_driver_manager.ProgrammingError, match="the ticket was used already"):
+            other.adbc_read_partition(partition)
+
+
+def test_a_partition_ends_with_its_session(server: ducktower.FlightServer, connect: Any) -> None:
+    """Whoever comes later is told why, and no cursor is held for it."""
+    with adbc.connect(server.url, autocommit=True) as connection, connection.cursor() as one:
+        (partition,), _ = one.adbc_execute_partitions("SELECT i FROM range(1_000_000) t(i)")
+    cursors_back(server)
+    with (
+        connect().cursor() as other,
+        pytest.raises(adbc_driver_manager.ProgrammingError, match="its session was closed"),
+    ):
+        other.adbc_read_partition(partition)
 
 
 def test_many_streams_side_by_side(connect: Any, server: ducktower.FlightServer) -> None:

@@ -126,7 +126,10 @@ class Listener(flight.FlightServerBase):
     def do_action(self, context: Any, action: Any) -> Any:
         """Run an action."""
         always = action.type in ALWAYS_ADMITTED or action.type in self._sql.always_admitted
-        with self._call(context, f"DoAction {action.type}", always=always) as (caller, visit):
+        closing = action.type in self._sql.closing
+        with self._call(context, f"DoAction {action.type}", always=always, closing=closing) as (caller, visit):
+            if visit.late:
+                return iter(())
             body = action.body.to_pybytes() if action.body is not None else b""
             if self._sql.has_action(action.type):
                 parts = self._sql.act(action.type, body, visit, caller)
@@ -172,7 +175,9 @@ class Listener(flight.FlightServerBase):
         log.warning("cut %d connections of %s, which does not read what it asked for", found, peer)
 
     @contextlib.contextmanager
-    def _call(self, context: Any, rpc: str, *, always: bool = False) -> Iterator[tuple[Caller, Visit]]:
+    def _call(
+        self, context: Any, rpc: str, *, always: bool = False, closing: bool = False
+    ) -> Iterator[tuple[Caller, Visit]]:
         """Admit a call, and let nothing out of it but an error of ours. What is `always` admitted takes no place."""
         entered: Visit | None = None
         entry = None if self._audit is None else Entry(rpc)
@@ -183,7 +188,7 @@ class Listener(flight.FlightServerBase):
             visit = self._visits.take()
             if entry is not None:
                 entry.visit, entry.peer = visit, peer
-            visit.arrive(context, peer)
+            visit.arrive(context, peer, closing=closing)
             if not always:
                 self._admission.enter(visit)
                 entered = visit

@@ -87,6 +87,7 @@ class Visit:
         answer: dict[str, str] | None = None,
         refusal: DucktowerError | None = None,
         failed: bool = False,
+        late: bool = False,
     ) -> None:
         self.login = login
         self.peer = ""
@@ -98,6 +99,8 @@ class Visit:
         self._answer = answer or {}
         self._refusal = refusal
         self._failed = failed
+        self.late = late
+        """Refused for nothing but that the session is over."""
 
     @property
     def principal(self) -> Principal:
@@ -108,12 +111,16 @@ class Visit:
         """Whether the caller's token was revoked or has expired since."""
         return self.login.over
 
-    def arrive(self, context: Any, peer: str) -> None:
-        """Go on in the handler. Raises Unauthenticated for a caller who is refused, late when it failed to log in."""
+    def arrive(self, context: Any, peer: str, *, closing: bool = False) -> None:
+        """Go on in the handler. Raises Unauthenticated for a caller who is refused, late when it failed to log in.
+
+        Arguments:
+            closing: the call ends something, which a session that is over has ended already: that is no failure.
+        """
         self._context, self.peer = context, peer
         if self._answer:
             self._add_headers(self._answer)
-        if self._refusal is not None:
+        if self._refusal is not None and not (closing and self.late):
             if self._failed:
                 self._visits.failed_logins.pause((endpoint(peer) or (peer, 0))[0])
             raise self._refusal
@@ -241,10 +248,12 @@ class Visits(flight.ServerMiddlewareFactory):
             return Visit(self, NOBODY, None, answer=farewell, refusal=why, failed=True)
         login = self._authenticator.granted(token.grant_id, token.name)
         over = self.desk.over(token) if login is not None else "the token was revoked or has expired"
-        if login is None or over is not None:
-            why = Unauthenticated(f"{over}; connect again")
-            return Visit(self, NOBODY, None, answer=farewell, refusal=why, failed=login is None)
-        return Visit(self, login, token)
+        if over is None and login is not None:
+            return Visit(self, login, token)
+        why = Unauthenticated(f"{over}; connect again")
+        if login is None:
+            return Visit(self, NOBODY, None, answer=farewell, refusal=why, failed=True)
+        return Visit(self, login, None, answer=farewell, refusal=why, late=True)
 
 
 def _handed_out(text: str) -> dict[str, str]:

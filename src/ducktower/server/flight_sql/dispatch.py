@@ -24,7 +24,7 @@ from .asking import Ask
 from .metadata import Metadata
 from .results import Results
 from .session_actions import ALWAYS_ADMITTED, SessionActions
-from .statements import Statements
+from .statements import CLOSING, Statements
 
 __all__ = ["FlightSql"]
 
@@ -57,6 +57,7 @@ class FlightSql:
     """Whether a command or ticket is one of Flight SQL."""
 
     always_admitted = ALWAYS_ADMITTED
+    closing = CLOSING
 
     def __init__(self, engine: Engine, config: ServerConfig) -> None:
         self._config = config

@@ -172,7 +172,8 @@ class Results:
                 )
             if waiting is None or waiting.listening.principal != principal:
                 raise InvalidArgument(
-                    f"the ticket was used already, was never given, or waited for more than {self._seconds:g} seconds"
+                    f"the ticket was used already, was never given, waited for more than {self._seconds:g} seconds, "
+                    "or its session was closed"
                 )
             self._pop(handle)
         waiting.listening.move(caller)

@@ -20,7 +20,10 @@ from ...protocol.flight_sql import pack
 from .asking import Ask, flight_info, handle_of, session_for, ticket_of
 from .results import Listening, Results
 
-__all__ = ["Statements"]
+__all__ = ["CLOSING", "Statements"]
+
+CLOSING = frozenset({"ClosePreparedStatement"})
+"""Actions that are no failure when the session is over: it has ended what they are to end."""
 
 _BLINK_SECONDS = 0.02
 _Ingest = m.CommandStatementIngest.TableDefinitionOptions
