@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
+import pty
+import select
 import signal
+import struct
 import subprocess
 import sys
+import termios
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -50,6 +55,47 @@ def fails(*arguments: str, code: str, status: int = 1, **env: str) -> str:
     assert "Traceback" not in text
     assert len(text.splitlines()) == 1, text
     return lines[0]
+
+
+def on_terminal(
+    *arguments: str, columns: int = 100, lines: int = 30, interrupt_at: str | None = None
+) -> tuple[int, str]:
+    """Run a command on a pseudo-terminal of that size; return its exit status and all that it showed.
+
+    Arguments:
+        interrupt_at: the text after which Ctrl-C is pressed.
+    """
+    parent, child = pty.openpty()
+    fcntl.ioctl(child, termios.TIOCSWINSZ, struct.pack("HHHH", lines, columns, 0, 0))
+    process = subprocess.Popen(
+        [*COMMAND, *arguments],
+        stdin=child,
+        stdout=child,
+        stderr=child,
+        start_new_session=True,
+        preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),  # it is what Ctrl-C on this terminal reaches
+        env=environment(TERM="xterm", COLUMNS=str(columns)),
+    )
+    os.close(child)
+    shown = b""
+    end = time.monotonic() + SECONDS_MAX
+    try:
+        while time.monotonic() < end:
+            if select.select([parent], [], [], 0.1)[0]:
+                try:
+                    data = os.read(parent, 65536)
+                except OSError:  # Linux: the other end was closed
+                    break
+                if not data:
+                    break
+                shown += data
+            if interrupt_at is not None and interrupt_at.encode() in shown:
+                os.write(parent, b"\x03")
+                interrupt_at = None
+        return process.wait(SECONDS_MAX), shown.decode()
+    finally:
+        process.kill()
+        os.close(parent)
 
 
 @contextmanager

@@ -5,9 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 import os
-import pty
 import re
-import select
 import signal
 import struct
 import subprocess
@@ -360,9 +358,25 @@ class TestWriteAndRead:
                     assert status == 0, err
                     assert "reading again" in err
 
+    def test_a_reader_that_waits_for_a_table_survives_a_restart(self, tmp_path: Path) -> None:
+        """The table may be made by the server that comes back."""
+        database = str(tmp_path / "later.duckdb")
+        with cli.serving(database) as (address, process):
+            port = int(address.rsplit(":", 1)[1])
+            with cli.started("read", "--count", "1", "--wait-seconds", "60", "--url", address) as reader:
+                assert reader.stderr is not None
+                assert "waiting 60 s" in reader.stderr.readline()
+                assert cli.stopped(process)[0] == 0
+                with cli.serving(database, port=port):
+                    cli.run("write", "--count", "3", "--rate", "max", "--url", address)
+                    out, err = reader.communicate(timeout=cli.SECONDS_MAX)
+        assert reader.returncode == 0, err
+        assert out.startswith("count ")
+
     def test_no_server(self) -> None:
         """Nobody listening is one clear line that names the address."""
-        for arguments in (("write",), ("read",), ("query", "SELECT 1"), ("tables",), ("health",)):
+        ask = ("read", "--query", "SELECT 1")
+        for arguments in (("write",), ("read",), ask, ("query", "SELECT 1"), ("tables",), ("health",)):
             line = cli.fails(*arguments, "--url", "grpc://127.0.0.1:9", code="UNAVAILABLE")
             assert "127.0.0.1:9" in line
 
@@ -466,7 +480,7 @@ class TestQuery:
         line = cli.fails("query", sql, "--output", str(path), "--url", url, code="INVALID_ARGUMENT")
         assert f'column "{column}" of type ' in line
         assert list(tmp_path.iterdir()) == []
-        status, text = on_terminal("query", sql, "--url", url)
+        status, text = cli.on_terminal("query", sql, "--url", url)
         assert status == 1
         assert "INVALID_ARGUMENT" in text
 
@@ -506,7 +520,7 @@ class TestQuery:
     def test_a_table_on_a_terminal(self, url: str) -> None:
         """A terminal gets a table, and control characters in the data stay harmless."""
         sql = "SELECT 'red ' || chr(27) || '[31m' AS word, NULL AS nothing FROM range(300)"
-        status, text = on_terminal("query", sql, "--url", url)
+        status, text = cli.on_terminal("query", sql, "--url", url)
         assert status == 0
         assert "word" in text
         assert "red \\x1b[31m" in text
@@ -514,7 +528,7 @@ class TestQuery:
 
     def test_parquet_is_kept_from_a_terminal(self, url: str) -> None:
         """Binary output on a terminal is refused as bad usage."""
-        status, text = on_terminal("query", "SELECT 1", "--format", "parquet", "--url", url)
+        status, text = cli.on_terminal("query", "SELECT 1", "--format", "parquet", "--url", url)
         assert status == 2
         assert "--output" in text
 
@@ -537,7 +551,7 @@ class TestExecute:
         assert re.fullmatch(rb"1 rows changed \(commit \d+\)\n", result.stderr)
         result = cli.run("execute", sql, "--format", "json", "--url", url)
         assert json.loads(result.stdout) == [{"id": 7}]
-        status, text = on_terminal("execute", sql, "--url", url)
+        status, text = cli.on_terminal("execute", sql, "--url", url)
         assert status == 0
         assert "1 rows changed" in text
 
@@ -734,28 +748,3 @@ class TestStatus:
         """Health is text for people, or one JSON object."""
         assert b"serving" in cli.run("health", "--url", url).stdout
         assert cli.last_json(cli.run("health", "--json", "--url", url).stdout)["status"] == "serving"
-
-
-def on_terminal(*arguments: str) -> tuple[int, str]:
-    """Run a command on a pseudo-terminal; return its exit status and all that it showed."""
-    parent, child = pty.openpty()
-    process = subprocess.Popen(
-        [*cli.COMMAND, *arguments], stdin=child, stdout=child, stderr=child, env=cli.environment(TERM="xterm")
-    )
-    os.close(child)
-    shown = b""
-    end = time.monotonic() + cli.SECONDS_MAX
-    try:
-        while time.monotonic() < end:
-            if select.select([parent], [], [], 0.1)[0]:
-                try:
-                    data = os.read(parent, 65536)
-                except OSError:  # Linux: the other end was closed
-                    break
-                if not data:
-                    break
-                shown += data
-        return process.wait(cli.SECONDS_MAX), shown.decode()
-    finally:
-        process.kill()
-        os.close(parent)

@@ -15,6 +15,7 @@ from ..errors import DucktowerError
 
 __all__ = [
     "block_chart",
+    "counted",
     "error_line",
     "leave",
     "milliseconds",
@@ -39,6 +40,11 @@ def one_line(text: str) -> str:
     """Return `text` without line breaks, and with every control character made visible."""
     joined = " ".join(text.split())
     return "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in joined)
+
+
+def counted(number: int, what: str) -> str:
+    """Return a number of things: `1 row`, `2,000 rows`."""
+    return f"{number:,} {what}" + ("" if number == 1 else "s")
 
 
 def leave(status: int) -> NoReturn:

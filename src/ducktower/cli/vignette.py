@@ -14,10 +14,10 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from ..errors import DucktowerError, InternalError, TimedOut, Unavailable
+from ..errors import DucktowerError
 from ..monitor import Histogram
 from .scenarios import Row, quoted
-from .terminal import error_line
+from .terminal import counted, error_line
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -38,8 +38,6 @@ _SETTLE_SECONDS = 0.004
 """A younger row is not waited for: the appender may still be forming the write that it belongs to."""
 _ACKNOWLEDGED_SECONDS_MAX = 60.0
 _BACKOFF_SECONDS = (0.1, 2.0)
-_UNKNOWN_OUTCOME = (Unavailable, TimedOut, InternalError)
-"""After these a row may be stored or not; every other error says that it is not."""
 
 
 class _Pace:
@@ -167,7 +165,7 @@ class Writer:
                         self._tell(f"{error_line(error)}; trying again")
         finally:
             if self._doubtful:
-                self._tell(f"{len(self._doubtful):,} rows are in doubt: they may or may not be stored")
+                self._tell(f"in doubt: {counted(len(self._doubtful), 'row')} that may or may not be stored")
 
     def _missing(self) -> int | None:
         return None if self._count is None else max(0, self._count - self.acknowledged - self.found)
@@ -211,7 +209,7 @@ class Writer:
                 item.pending.result(_ACKNOWLEDGED_SECONDS_MAX)
             except DucktowerError as error:
                 self._failure = self._failure or error
-                if isinstance(error, _UNKNOWN_OUTCOME):
+                if error.outcome_unknown:
                     self._doubtful.append(item.row)
                 else:
                     self.lost += 1
@@ -230,7 +228,7 @@ class Writer:
         sql = f"SELECT count(*) FROM {quoted(self._table)} WHERE value IN ({values})"
         found = self._client.query(sql).column(0)[0].as_py()
         missing = len(self._doubtful) - found
-        self._tell(f"{len(self._doubtful):,} rows were in doubt: {found:,} are stored, {missing:,} are not")
+        self._tell(f"in doubt: {counted(len(self._doubtful), 'row')}, of which {found:,} stored and {missing:,} not")
         self.found += found
         self.lost += missing
         self._doubtful = []

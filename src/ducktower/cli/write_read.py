@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ..errors import TableNotFound
+from ..errors import TableNotFound, Unavailable
 from .options import Connection, connected, rate_of
 from .scenarios import DEFAULT_TABLE, SCENARIOS, ScenarioName, count_query, make_table, rows_of
-from .terminal import leave, milliseconds, one_line, run_interruptibly, warm_up
+from .terminal import counted, leave, milliseconds, one_line, run_interruptibly, warm_up
 from .vignette import CLIENT_RETRY_SECONDS, Reader, Writer
 
 if TYPE_CHECKING:
@@ -66,7 +66,7 @@ def write_command(
 ) -> None:
     """Write rows: the time as `id`, a random `value`. Makes the table when it is missing.
 
-    Goes on for ever, or until --count or --seconds, and through a restart of the server.
+    Goes on for ever, or until --count or --seconds, and through a restart of the server, which must be there at first.
     """
     per_second = rate_of(rate, every, default=_PER_SECOND)
     stop = threading.Event()
@@ -135,8 +135,8 @@ def read_command(
 ) -> None:
     """Ask for the count of a table, or something else, again and again; print each answer.
 
-    Goes on for ever, or until --count or --seconds, and through a restart of the server. Makes no table: one that is
-    missing is waited for, as a reader may be started before the first writer.
+    Goes on for ever, or until --count or --seconds, and through a restart of the server, which must be there at first.
+    Makes no table: one that is missing is waited for, as a reader may be started before the first writer.
     """
     per_second = rate_of(rate, every, default=_PER_SECOND)
     stop = threading.Event()
@@ -155,25 +155,28 @@ def read_command(
         def run() -> None:
             if query is None:
                 _wait_for(client, table, wait_seconds, stop)
+            else:
+                client.health()  # raises when nobody is there at first; later on that is waited for
             reader.run()
 
         _run_until_stopped(run, stop, seconds, lambda: None)
-    _tell(f"{reader.reads:,} reads, {reader.errors:,} errors")
+    _tell(f"{counted(reader.reads, 'read')}, {counted(reader.errors, 'error')}")
 
 
 def _wait_for(client: FlightClient, table: str, seconds: float, stop: threading.Event) -> None:
-    """Wait until the table is there, or `stop` is set.
+    """Wait until the table is there, or `stop` is set. A server that was there may go and come back meanwhile.
 
     Raises:
         TableNotFound: it is not, after so many seconds.
+        Unavailable: there is no server at first, or after so many seconds.
     """
     end = time.monotonic() + seconds
     told = False
     while not stop.is_set():
         try:
             client.table_schema(table)
-        except TableNotFound:
-            if time.monotonic() >= end:
+        except (TableNotFound, Unavailable) as error:
+            if time.monotonic() >= end or not (told or isinstance(error, TableNotFound)):
                 raise
             if not told:
                 _tell(f'no table "{one_line(table)}" yet; waiting {seconds:g} s for a writer to make it')

@@ -19,7 +19,7 @@ from typing import Any
 import pyarrow as pa
 
 from ..arrow_types import plain_type
-from ..errors import DucktowerError, InvalidArgument, SchemaMismatch, TimedOut, Unavailable
+from ..errors import DucktowerError, InvalidArgument, SchemaMismatch, TimedOut, Unavailable, unknown
 from .clock import clock
 from .pending import PendingWrite, Receipt, Stream, WriterState
 
@@ -254,9 +254,8 @@ class Appender:
             if write._outcome is None:
                 _stream_of(write).wait(write, None if deadline is None else _until(deadline))
         except TimedOut:
-            raise TimedOut(
-                f"no acknowledgement within {timeout_seconds:g} seconds; the write may still be stored"
-            ) from None
+            text = f"no acknowledgement within {timeout_seconds:g} seconds; the write may still be stored"
+            raise unknown(TimedOut(text)) from None
 
     # -- outcomes -------------------------------------------------------------------------------------
 

@@ -106,7 +106,7 @@ class PendingWrite:
         """Wait for the durable acknowledgement; what is still buffered is sent at once.
 
         Raises what the server refused the write with, Unavailable when the stream broke (when the write was sent
-        before, its error is `outcome_unknown`), TimedOut when the time is over (then it may still be stored).
+        before, its error is `outcome_unknown`), TimedOut when the time is over (it is `outcome_unknown`, too).
         """
         assert self._appender is not None  # noqa: S101 - users get writes of appenders only
         if self._outcome is None:
