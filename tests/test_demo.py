@@ -126,6 +126,40 @@ def test_a_signal_ends_it_with_a_summary(number: signal.Signals) -> None:
     assert all(cli.is_gone(child.pid) for child in children)
 
 
+def drawn(shown: str) -> list[str]:
+    """Return the lines that a terminal was sent, without what moves its cursor and colours them."""
+    return [line.rstrip() for line in re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", shown).replace("\r", "").splitlines()]
+
+
+@pytest.mark.parametrize(("columns", "lines"), [(100, 30), (80, 24), (20, 6), (1, 1)])
+def test_on_a_terminal(columns: int, lines: int) -> None:
+    """It draws what fits, with the writers' curves where there is room, and the summary stays."""
+    status, shown = cli.on_terminal("demo", "--seconds", "2", columns=columns, lines=lines)
+    assert status == 0, shown
+    assert "they agree" in shown
+    assert "Traceback" not in shown
+    assert shown.count("\x1b[?25l") == shown.count("\x1b[?25h") > 0
+    curves = [line for line in drawn(shown) if "writer 1" in line and "█" in line]
+    assert bool(curves) == (columns >= 80)
+
+
+def test_ctrl_c_on_a_terminal() -> None:
+    """What was drawn stays, and the summary comes below it."""
+    status, shown = cli.on_terminal("demo", interrupt_at="durable rows a second")
+    assert status == 0, shown
+    assert "they agree" in drawn(shown)[-3]
+    assert "Traceback" not in shown
+    assert shown.count("\x1b[?25l") == shown.count("\x1b[?25h") > 0
+
+
+def test_without_writers_or_readers() -> None:
+    """Either may be none: what is not there has done nothing, and all agrees."""
+    arguments = ("--seconds", "0.5", "--writers", "0", "--readers", "0", "--json")
+    found = cli.last_json(cli.run("demo", *arguments).stdout)
+    assert found["rows_acknowledged"] == found["rows_in_table"] == found["reads"] == 0
+    assert found["writers"] == found["readers"] == found["failed"] == []
+
+
 def test_ctrl_c_while_the_processes_start() -> None:
     """It ends the demo at once, as there is nothing to sum up, and its processes with it."""
     with cli.started("demo", "--seconds", "60") as process:

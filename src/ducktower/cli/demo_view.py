@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from ..errors import DucktowerError
-from .terminal import block_chart, milliseconds, one_line, sparkline
+from .terminal import block_chart, counted, milliseconds, one_line, sparkline
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -33,7 +33,9 @@ _SAMPLES_MAX = 4096
 _LINE_SECONDS = 1.0
 _CHART_LINES = 7
 _WIDTH_MAX = 100
-_SPARK_WIDTH = 18
+_SPARK_WIDTH_MAX = 18
+_BESIDE_SPARK_WIDTH = 72
+"""What the other columns of a process take, and its rate: a narrow terminal has less left for the curve."""
 _MANY_PROCESSES = 20
 
 
@@ -269,7 +271,7 @@ def _head(picture: Picture, width: int) -> RenderableType:
     head.add_row(
         Text.assemble(
             ("▌ducktower ", "bold yellow"),
-            f"one DuckDB, {_number(picture.writers, 'writer')}, {_number(picture.readers, 'reader')}",
+            f"one DuckDB, {counted(len(picture.writers), 'writer')}, {counted(len(picture.readers), 'reader')}",
         ),
         Text(
             f"{picture.spent():.1f} s" + (f" of {picture.seconds:g} s" if picture.seconds else ""),
@@ -278,10 +280,6 @@ def _head(picture: Picture, width: int) -> RenderableType:
     )
     head.add_row(Text(f"▌{picture.table} ({picture.columns})", style="dim"), Text(picture.url, style="dim"))
     return head
-
-
-def _number(children: Sequence[Child], what: str) -> str:
-    return f"{len(children)} {what}" + ("" if len(children) == 1 else "s")
 
 
 def _figures(picture: Picture, width: int) -> RenderableType:
@@ -320,12 +318,13 @@ def _processes(picture: Picture, width: int) -> RenderableType:
     table.add_column("p50", justify="right", no_wrap=True)
     table.add_column("p99", justify="right", no_wrap=True)
     table.add_column("errors", justify="right", no_wrap=True)
+    spark_width = max(1, min(_SPARK_WIDTH_MAX, width - _BESIDE_SPARK_WIDTH))
     for child, curve in zip(picture.writers, picture.rates, strict=True):
         told = child.report
         table.add_row(
             Text(child.name, style="green"),
             str(child.pid),
-            Text(f"{curve[-1] if curve else 0:>6,.0f}/s {sparkline(curve, _SPARK_WIDTH)}", style="green"),
+            Text(f"{curve[-1] if curve else 0:>6,.0f}/s {sparkline(curve, spark_width)}", style="green"),
             f"{told.get('rows', 0):,} rows",
             *_shared_cells(child),
         )
@@ -386,8 +385,8 @@ def print_summary(summary: dict[str, Any]) -> None:
         + _agreement(summary),
         f"{summary['writes']:,} writes, {summary['writes_per_group']:.1f} to a commit; "
         f"commit p50 {summary['commit_ms_p50']:.2f} ms, p99 {summary['commit_ms_p99']:.2f} ms; "
-        f"{summary['write_errors']:,} errors",
-        f"{summary['reads']:,} reads, {summary['read_errors']:,} errors" + _went(summary),
+        + counted(summary["write_errors"], "error"),
+        f"{counted(summary['reads'], 'read')}, {counted(summary['read_errors'], 'error')}" + _went(summary),
     )
     for line in lines:
         typer.echo(line)
