@@ -13,6 +13,7 @@ import tomllib
 from contextlib import ExitStack
 from dataclasses import fields
 from pathlib import Path
+from typing import Any
 
 import pyarrow.flight as flight
 import pytest
@@ -122,6 +123,41 @@ def test_the_four_terminals_run_as_written(tmp_path: Path) -> None:
             process.wait(60)
             assert "Traceback" not in log_file.read_text()
     assert (tmp_path / "events.duckdb").exists()
+
+
+def test_the_block_about_a_network_runs_as_written(tmp_path: Path) -> None:
+    """A token, a server with a certificate of its own, a client that pins it; here on the loopback address."""
+    after = README.partition("## Facing a network")[2]
+    commands, python = re.findall(r"^```\n(.*?)^```$", after, re.DOTALL | re.MULTILINE)[:2]
+    create, serve = (shlex.split(line, comments=True) for line in commands.splitlines())
+    made = subprocess.run(create, capture_output=True, text=True, timeout=60, cwd=tmp_path, env=outside(tmp_path))
+    assert made.returncode == 0, made.stderr
+    serve[serve.index("0.0.0.0")] = "127.0.0.1"
+    log = tmp_path / "stderr.log"
+    with log.open("wb") as stderr:
+        server = subprocess.Popen(
+            [*serve, "--port", "0"], stdout=subprocess.PIPE, stderr=stderr, cwd=tmp_path, env=outside(tmp_path)
+        )
+    try:
+        assert server.stdout is not None
+        ready = server.stdout.readline().decode()
+        assert ready.startswith("ready grpc+tls://"), log.read_text()
+        found = re.search(r"fingerprint \(SHA-256\) ([0-9a-f:]+)", log.read_text())
+        assert found is not None
+        told = {"HOST": ready.strip().rpartition("//")[2], "token=...": f"token={made.stdout.strip()!r}"}
+        told["tls_fingerprint=..."] = f"tls_fingerprint={found[1]!r}"
+        for placeholder, value in told.items():
+            assert placeholder in python
+            python = python.replace(placeholder, value)
+        names: dict[str, Any] = {"ducktower": ducktower}
+        exec(python, names)
+        with names["client"] as client:
+            assert client.query("SELECT 1 AS one").to_pylist() == [{"one": 1}]
+        server.send_signal(signal.SIGTERM)
+        assert server.wait(60) == 0
+    finally:
+        server.kill()
+        server.communicate()
 
 
 @pytest.mark.parametrize(
