@@ -89,6 +89,34 @@ class TestRepeats:
         assert count(table) == LARGE.num_rows
         assert receipts[0] == receipts[1]
 
+    @pytest.mark.parametrize(
+        "columns",
+        [
+            "i BIGINT PRIMARY KEY",
+            "i BIGINT UNIQUE, j BIGINT DEFAULT nextval('numbers')",
+            "i BIGINT CHECK (i > 0), j BIGINT GENERATED ALWAYS AS (i * 2)",
+            "i BIGINT REFERENCES parents (i)",
+            "i DECIMAL(9, 2)",
+        ],
+    )
+    def test_tables_of_any_kind(self, table: ducktower.FlightClient, columns: str) -> None:
+        """Rows and their line of the ledger are one write, whatever the table is, and after it is another one."""
+        writer = f"kind {columns}"
+        table.execute(
+            "CREATE SEQUENCE IF NOT EXISTS numbers; CREATE TABLE IF NOT EXISTS parents (i BIGINT PRIMARY KEY)"
+        )
+        table.execute("INSERT OR IGNORE INTO parents VALUES (1), (2), (3)")
+        table.execute(f"CREATE OR REPLACE TABLE t ({columns})")
+        receipts = [table.ingest("t", rows(1), writer=writer, sequence=1)]
+        table.execute("ALTER TABLE t RENAME TO before; ALTER TABLE before RENAME TO t")
+        receipts.append(table.ingest("t", rows(2, 3), writer=writer, sequence=2))
+        assert table.ingest("t", rows(1), writer=writer, sequence=1) == receipts[0]
+        assert table.writer(writer) == (2, 3, receipts[1].commit)
+        table.execute(f"CREATE OR REPLACE TABLE t ({columns})")
+        table.ingest("t", rows(1), writer=writer, sequence=3)
+        assert table.query("SELECT i::BIGINT AS i FROM t")["i"].to_pylist() == [1]
+        table.execute("DROP TABLE t")
+
 
 class TestRefusals:
     """What is not a repeat and not the next write is a clear error, and stores nothing."""

@@ -3,6 +3,7 @@
 Each pair of target and Arrow schema has a plan: a stream object registered once on the committing cursor, and
 an INSERT prepared once that reads from it. A group's batches are concatenated and put into that object; the
 prepared statement then costs half of what registering an Arrow table anew does (docs/decisions, group commit).
+A group of one plan is one statement, which is its own transaction; the ledger's rows are an INSERT in a CTE of it.
 
 Owns the committing cursor and its plans, used under one lock: by the committing thread for each group, and by
 the reopening thread to drop them. Must never answer a write: it returns outcomes to the queue.
@@ -28,7 +29,7 @@ from ..monitor import Counter
 from .calls import Call, Caller, Calls
 from .database import Database, Lease
 from .failures import first_line, is_fatal, translate, without_paths
-from .inserts import Source, diagnose, insert_sql, table_columns
+from .inserts import VALUE_ERRORS, Source, diagnose, insert_sql, table_columns
 from .ledger import LEDGER, Ledger, Row
 from .words import Claim, Divided, Outcome, PlanKey, Receipt, SlowWrite, Target, Write
 
@@ -40,12 +41,14 @@ _TRIES = 3
 _TRY_PAUSE_SECONDS = 0.001
 _WORTH_TRYING = (duckdb.CatalogException, duckdb.BinderException, duckdb.TransactionException)
 """A table that is another one by now, or a conflict. Rows that do not fit will not fit the next time either."""
+_BEFORE_COMMIT = (duckdb.ConstraintException, duckdb.CatalogException, duckdb.BinderException, *VALUE_ERRORS)
+"""What a statement fails with before its own COMMIT: it is known that nothing was stored."""
 _SLOW_SECONDS = 60.0
 _REOPEN_WAIT_SECONDS = 30.0  # longer than a stalled reader is waited for
 
 
 class _Plan:
-    """One prepared INSERT and its source."""
+    """One prepared INSERT and its source; and the same with the ledger's INSERT in it, once that was asked for."""
 
     def __init__(self, cursor: Any, catalog: str, target: Target, schema: Any) -> None:
         self.name = f"__ducktower_{secrets.token_hex(8)}"  # no statement of a client's can guess it
@@ -53,13 +56,14 @@ class _Plan:
         self._source = Source(self._empty)
         columns = table_columns(cursor, catalog, target)
         sql = insert_sql(cursor, catalog, target, schema, columns, self.name)
+        self._insert = sql if sql.startswith("INSERT") else None
+        self._both: tuple[_Plan, Any] | None = None
         try:
             cursor.register(self.name, self._source)
-            if sql.startswith("INSERT"):
-                cursor.execute(f"PREPARE {self.name} AS {sql}")
-                sql = f"EXECUTE {self.name}"
-            # else MERGE, which DuckDB 2.0 cannot prepare: it is parsed once and planned each time.
-            self._execute = cursor.extract_statements(sql)[0]
+            if self._insert is not None:
+                self._execute = _prepared(cursor, self.name, self._insert)
+            else:  # MERGE, which DuckDB 2.0 cannot prepare: it is parsed once and planned each time
+                self._execute = cursor.extract_statements(sql)[0]
         except duckdb.Error as error:
             reason = diagnose(cursor, catalog, target, schema, None, error)
             cursor.unregister(self.name)
@@ -77,14 +81,36 @@ class _Plan:
     def run(self, cursor: Any) -> None:
         cursor.execute(self._execute)
 
+    def takes_along(self, cursor: Any, other: _Plan) -> bool:
+        """Whether `run_both` can run the other plan, too. To be asked outside a transaction."""
+        if self._both is None or self._both[0] is not other:
+            statement = None
+            if self._insert is not None:
+                with contextlib.suppress(duckdb.Error):  # else they are run one after the other, and say why not
+                    sql = f"WITH {self.name}_too AS ({other._insert}) {self._insert}"
+                    statement = _prepared(cursor, f"{self.name}_both", sql)
+            self._both = other, statement
+        return self._both[1] is not None
+
+    def run_both(self, cursor: Any) -> None:
+        """Run it and the plan that it takes along, in one statement."""
+        assert self._both is not None  # noqa: S101 - it was asked
+        cursor.execute(self._both[1])
+
     def empty(self) -> None:
         self._source.data = self._empty
 
     def drop(self, cursor: Any) -> None:
-        with contextlib.suppress(duckdb.Error):
-            cursor.execute(f"DEALLOCATE {self.name}")
+        for name in (self.name, f"{self.name}_both"):
+            with contextlib.suppress(duckdb.Error):
+                cursor.execute(f"DEALLOCATE {name}")
         with contextlib.suppress(duckdb.Error):
             cursor.unregister(self.name)
+
+
+def _prepared(cursor: Any, name: str, sql: str) -> Any:
+    cursor.execute(f"PREPARE {name} AS {sql}")
+    return cursor.extract_statements(f"EXECUTE {name}")[0]
 
 
 class _PlanError(Exception):
@@ -96,6 +122,11 @@ class _PlanError(Exception):
         self.cause = cause
         self.planned = planned  # else the target itself is at fault, for all of its members
         self.slow = call.reason is not None
+
+    @property
+    def may_be_of_commit(self) -> bool:
+        """Whether it may be the COMMIT that failed, of a statement that is its own transaction."""
+        return self.planned and not isinstance(self.cause, _BEFORE_COMMIT)
 
 
 class GroupCommitter:
@@ -341,7 +372,6 @@ class GroupCommitter:
         if held:
             number = self._commits.add()  # before COMMIT, because the ledger says it
             lines = self._ledger.lines(_claimed(writes), number)
-            by_key[LEDGER] = [self._ledger.batch(lines)]
         call = self._calls.start(
             "commit",
             writes[0].key.target.label,
@@ -350,20 +380,28 @@ class GroupCommitter:
             interrupt=lease.interrupt,
         )
         cursor = lease.cursor
+        alone = False
         try:
-            if len(by_key) == 1:  # one statement is its own transaction, and a third cheaper
-                self._run_plans(cursor, by_key, call)
+            ledger = self._planned(cursor, LEDGER, call) if lines else None
+            (key, batches), *others = by_key.items()
+            alone = not others and (ledger is None or self._planned(cursor, key, call).takes_along(cursor, ledger))
+            if alone:  # one statement is its own transaction, and a third cheaper
+                self._run_plan(cursor, key, batches, call, ledger, lines)
             else:
                 for key in by_key:  # first: a plan that was made in a transaction goes with it
                     self._planned(cursor, key, call)
                 cursor.execute("BEGIN TRANSACTION")
-                self._run_plans(cursor, by_key, call)
+                for key, batches in by_key.items():
+                    self._run_plan(cursor, key, batches, call)
+                if lines:
+                    self._run_plan(cursor, LEDGER, [self._ledger.batch(lines)], call)
                 cursor.execute("COMMIT")
         except BaseException as error:
             # Also without a BEGIN: a statement whose own COMMIT the disk refused can leave one open.
             with contextlib.suppress(duckdb.Error):
                 cursor.execute("ROLLBACK")
-            if held and not isinstance(error, _PlanError):
+            of_statement = isinstance(error, _PlanError) and not (alone and error.may_be_of_commit)
+            if lines and not of_statement:
                 self._ledger.forget()  # a COMMIT that failed may have stored it
             raise
         else:
@@ -372,24 +410,37 @@ class GroupCommitter:
             self._calls.finish(call)
         return number if lines else self._commits.add()
 
-    def _planned(self, cursor: Any, key: PlanKey, call: Call) -> None:
+    def _planned(self, cursor: Any, key: PlanKey, call: Call) -> _Plan:
         try:
-            self._plan(cursor, key)
+            return self._plan(cursor, key)
         except Exception as error:
             raise _PlanError(key, error, call, planned=False) from error
 
-    def _run_plans(self, cursor: Any, by_key: dict[PlanKey, list[Any]], call: Call) -> None:
-        for key, batches in by_key.items():
-            plan = None
-            try:
-                plan = self._plan(cursor, key)
-                plan.fill(batches)
+    def _run_plan(
+        self,
+        cursor: Any,
+        key: PlanKey,
+        batches: list[Any],
+        call: Call,
+        ledger: _Plan | None = None,
+        lines: Sequence[Row] = (),
+    ) -> None:
+        """Run one plan; one that takes the ledger's along also with rows of it."""
+        plan = None
+        try:
+            plan = self._plan(cursor, key)
+            plan.fill(batches)
+            if ledger is None:
                 plan.run(cursor)
-            except Exception as error:
-                raise _PlanError(key, error, call, planned=plan is not None) from error
-            finally:
-                if plan is not None:
-                    plan.empty()
+            else:
+                ledger.fill([self._ledger.batch(lines)])
+                plan.run_both(cursor)
+        except Exception as error:
+            raise _PlanError(key, error, call, planned=plan is not None) from error
+        finally:
+            for filled in (plan, ledger):
+                if filled is not None:
+                    filled.empty()
 
     def _plan(self, cursor: Any, key: PlanKey) -> _Plan:
         plan = self._plans.get(key)

@@ -298,7 +298,7 @@ class Ledger:
         return found
 
     @staticmethod
-    def batch(lines: list[Row]) -> Any:
+    def batch(lines: Sequence[Row]) -> Any:
         """Return the rows as one pyarrow.RecordBatch."""
         columns = zip(*lines, strict=True)
         arrays = [packed(values, of.type) for values, of in zip(columns, _ARROW, strict=True)]
