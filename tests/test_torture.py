@@ -139,6 +139,22 @@ def test_a_writer_with_a_hole_or_an_open_write(client: ducktower.FlightClient, t
     assert [violation.kind for violation in checker.left()] == ["left"]
 
 
+def test_an_appender_that_resumes(client: ducktower.FlightClient, tmp_path: Path) -> None:
+    """Of four writes of a process that died one was acknowledged, one more stored: all are there once in the end."""
+    client.execute("DELETE FROM writes; DELETE FROM writes_too; DELETE FROM latest")
+    journal = Journal(tmp_path / "resumed.journal")
+    assert workload.resumed(client, journal, 1, last=1) == 2
+    for write in (2, 3, 4):
+        journal.sending(write, 1 + write % 3)
+    client.ingest("writes", workload.rows_of("resumed", 2, 3), writer="resumed", sequence=2)
+    checker = Checker(tmp_path)
+    assert [violation.text for violation in checker.left()] == [f"resumed {write}" for write in (2, 3, 4)]
+    workload.settle("resumed", client.url, tmp_path)
+    assert checker.check(client) == []
+    assert checker.left() == []
+    assert client.writer("resumed")[:2] == (4, 2 + 3 + 1 + 2)
+
+
 @pytest.mark.parametrize(
     ("times", "refuses", "kind"), [(0, False, "lost"), (1, False, None), (2, False, "doubled"), (1, True, "unasked")]
 )

@@ -15,11 +15,12 @@ from .journal import Ledger
 
 __all__ = ["KINDS", "NAMED", "ROWS", "TABLES", "VIOLATIONS", "Checker", "Violation"]
 
-KINDS = ("put", "append", "bulk", "pair", "named", "upsert", "ddl")
-ROWS = KINDS[:5]
+KINDS = ("put", "append", "bulk", "pair", "named", "resumed", "upsert", "ddl")
+ROWS = KINDS[:6]
 """Whose writes are rows that carry their write's id, their part of it, and the number of parts."""
-NAMED = ("named",)
-"""Whose writes have a writer and a sequence, 1, 2, 3 and so on, and are sent again until their outcome is known."""
+NAMED = ("named", "resumed")
+"""Whose writes have a writer and a sequence, 1, 2, 3 and so on, and are sent again until their outcome is known: by the
+client itself, or by an appender, and by the next process from where the server says that its writer is."""
 TABLES = (
     "CREATE TABLE writes (kind VARCHAR, id BIGINT, part INTEGER, parts INTEGER)",
     "CREATE TABLE writes_too (kind VARCHAR, id BIGINT, part INTEGER, parts INTEGER)",

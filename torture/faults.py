@@ -22,7 +22,7 @@ from .proxy import Proxy
 
 __all__ = ["THROUGH_PROXY", "Harm", "Scene", "inflict"]
 
-THROUGH_PROXY = frozenset({"put", "bulk", "upsert", "named"})
+THROUGH_PROXY = frozenset({"put", "bulk", "upsert", "named", "resumed"})
 """Kinds whose connections pass through the proxy; the others call the server itself."""
 _FULL = "Could not write file"
 """What DuckDB says of a disk that takes no more."""

@@ -29,12 +29,13 @@ $ make torture                      # 60 s; one table, exit status 1 if a promis
 $ make torture SECONDS=3600 SEED=7  # the seed repeats the plan of faults, not the scheduling of the machine
 ```
 
-Seven clients write: single DoPuts, an appender, bulk streams, scripts over two tables, upserts, CREATE and DROP TABLE,
-and writes with a writer and a sequence. Each notes in a file what it sends before it sends it, and what it was told
-before it goes on; an error that does not say that nothing was stored leaves the outcome open, and then a write may be
-there or not, but whole and once. The writer with a name sends its write again until it is acknowledged, also after its
-own death: its writes must all be there, once, in the end. A reader checks one snapshot after another against the same
-files. What clients are told is judged, too: a code that no fault of the round explains is a violation.
+Eight clients write: single DoPuts, an appender, bulk streams, scripts over two tables, upserts, CREATE and DROP TABLE,
+writes with a writer and a sequence, and an appender with a writer. Each notes in a file what it sends before it sends
+it, and what it was told before it goes on; an error that does not say that nothing was stored leaves the outcome open,
+and then a write may be there or not, but whole and once. The writers with a name send again what was not acknowledged,
+also after their own death, the appender from where the server says that its writer is: their writes must all be there
+in the end, once and without a hole. A reader checks one snapshot after another against the same files. What clients are
+told is judged, too: a code that no fault of the round explains is a violation.
 
 A fault that hurts nobody proves nothing. So a round waits, some seconds, until each of its faults was seen to take
 effect, and the table counts those apart. In most rounds the faults are then taken back, and the same server must

@@ -184,23 +184,52 @@ def named(client: Any, journal: Journal, write: int) -> int:
     return write + 1
 
 
+def resumed(client: Any, journal: Journal, write: int, last: int | None = None) -> int:
+    """An appender of a named writer, eight writes under way together, up to the last one if there is a last one.
+
+    It goes on by itself after whatever ends. A new one begins behind what the server has stored: writes before that,
+    from `write` on, were stored and their sender died before it was told.
+    """
+    appender = client.appender("writes", writer="resumed")
+    try:
+        for number in range(write, appender.resumed.sequence + 1):
+            journal.acknowledged(number)
+        write = appender.resumed.sequence + 1
+        while last is None or write <= last:
+            pending = []
+            for number in range(write, write + 8 if last is None else last + 1):
+                rows = 1 + number % 3
+                journal.sending(number, rows)
+                pending.append((number, appender.write(rows_of("resumed", number, rows).to_batches()[0])))
+            for number, waiting in pending:
+                with Told(journal, number):
+                    waiting.result()
+            write += len(pending)
+            time.sleep(PAUSE_SECONDS)
+        return write
+    finally:
+        with contextlib.suppress(ducktower.DucktowerError):
+            appender.close()
+
+
 STEPS: dict[str, Step] = {
     "put": put,
     "append": append,
     "bulk": bulk,
     "pair": pair,
     "named": named,
+    "resumed": resumed,
     "upsert": upsert,
     "ddl": ddl,
 }
 
 
 def next_write(kind: str, ledger: Ledger) -> int:
-    """Return the id to go on with: a new one, or of a named writer the one whose outcome is not known."""
+    """Return the id to go on with: a new one, or of a named writer the first one whose outcome is not known."""
     number = ledger.next_write()
     if kind not in NAMED:
         return number
-    return number - 1 if number > 1 and number - 1 not in ledger.acknowledged else max(1, number)
+    return min(ledger.rows.keys() - ledger.acknowledged, default=max(1, number))
 
 
 def ask_state(kind: str, client: Any, ledger: Ledger, directory: Path) -> None:
@@ -214,14 +243,18 @@ def ask_state(kind: str, client: Any, ledger: Ledger, directory: Path) -> None:
 
 
 def settle(kind: str, url: str, directory: Path) -> None:
-    """Send a named writer's open write, if there is one, until it is acknowledged. Its client must have ended."""
+    """Send a named writer's open writes, if there are any, until they are acknowledged. Its client must have ended."""
     path = directory / f"{kind}.journal"
     ledger = Ledger(path)
     ledger.follow()
     write = next_write(kind, ledger)
     with ducktower.connect(url, timeout_seconds=CALL_SECONDS) as client:
         ask_state(kind, client, ledger, directory)
-        if write in ledger.rows:
+        if write not in ledger.rows:
+            return
+        if kind == "resumed":
+            resumed(client, Journal(path), write, last=max(ledger.rows))
+        else:
             STEPS[kind](client, Journal(path), write)
 
 
