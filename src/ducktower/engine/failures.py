@@ -60,7 +60,7 @@ _TELLS_PATHS = (
     *(duckdb.IOException, duckdb.TransactionException, duckdb.HTTPException),
     duckdb.ResourceInUseException,
 )
-_PATH = re.compile(r"""["'](?:/|[A-Za-z]:[\\/])[^"']*["']|(?<![\w.<>/])/(?:[^\s/"']+/)+[^\s"',;]+""")
+_PATH = re.compile(r"""(?:file )?["'](?:/|[A-Za-z]:[\\/])[^"']*["']|(?<![\w.<>/])/(?:[^\s/"']+/)+[^\s"',;]+""")
 
 _FILE_CLOSED = re.compile(
     r'file system operations are disabled by configuration|Unique file handle conflict: Cannot attach "__duckdb_reader_'
@@ -77,6 +77,9 @@ _HINT = re.compile(
 )
 """What DuckDB proposes. It looks through all names that there are: also those of tables that other transactions have
 not committed, that this caller may not see, and settings that are the operator's."""
+
+_DISK_REFUSED = re.compile("Could not (?:write|sync)")
+"""How DuckDB says that a disk is full, or fails. Unless that is fatal, the transaction is rolled back."""
 
 _NAMED = re.compile(r"([A-Z][A-Za-z]*(?: [A-Za-z]+)* Error): ")
 
@@ -121,6 +124,8 @@ def _translated(error: BaseException, call: Call | None) -> DucktowerError:
         return _transaction_failure(text)
     if isinstance(error, duckdb.CatalogException):
         return _catalog_failure(text)
+    if isinstance(error, duckdb.IOException) and _DISK_REFUSED.search(text):
+        return Unavailable(f"nothing was stored: {text}")
     for kind, ours in _BY_CLASS:
         if isinstance(error, kind):
             return ours(_reopening(text) if ours is Unavailable and is_fatal(error) else text)
@@ -155,12 +160,16 @@ def translate_text(raw: str, call: Call | None = None) -> DucktowerError:
 
 def without_paths(text: str, sent: str = "") -> str:
     """Return a text without paths of the server's machine; those that the client `sent` itself stay."""
-    return _PATH.sub(lambda found: found[0] if found[0].strip("\"'") in sent else _SOME_FILE, text)
+
+    def told(found: re.Match[str]) -> str:
+        return found[0] if found[0].removeprefix("file ").strip("\"'") in sent else _SOME_FILE
+
+    return _PATH.sub(told, text)
 
 
 def _is_missing(text: str) -> bool:
     """Whether the client named a file that is not there; one of the server's own has no name here any more."""
-    return _NO_FILE.search(text) is not None and f"file {_SOME_FILE}" not in text
+    return _NO_FILE.search(text) is not None and _SOME_FILE not in text
 
 
 def _reopening(text: str) -> str:
@@ -171,7 +180,7 @@ def _transaction_failure(text: str) -> DucktowerError:
     """TransactionException: a conflict (retry), a refused write, or a COMMIT that the disk refused."""
     if "read-only mode" in text:
         return Forbidden(f"this call only reads: {text}")
-    if "Could not write file" in text or "Could not sync" in text:
+    if _DISK_REFUSED.search(text):
         return Unavailable(f"nothing was stored: {text}")
     if (
         "onflict" in text
