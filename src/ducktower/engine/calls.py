@@ -99,8 +99,13 @@ class Call:
         self._probed_at = 0.0
 
     def streams(self, probe: Probe, slow_reader_seconds: float | None) -> None:
-        """Say that the call's result goes to its client from now on, which may take nothing of it for so long."""
-        self._probe, self._slow_reader_seconds = probe, slow_reader_seconds
+        """Say that the call's result goes to its client from now on, which may take nothing of it for so long.
+
+        Who reads in this process is not watched: a reader that it loses, by an exception, is not always released, and
+        the probe's struct would be gone.
+        """
+        self._probe = probe
+        self._slow_reader_seconds = None if self.caller.hang_up is _nothing else slow_reader_seconds
 
     @property
     def in_wire(self) -> bool:
