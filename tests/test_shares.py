@@ -305,3 +305,31 @@ def test_uploads_and_streams_count_what_arrives(database: Path) -> None:
         nulls = pa.record_batch({"i": pa.nulls(100)})  # no bytes, and counted all the same
         assert engine.put(Target("t"), pa.Table.from_batches([nulls]).to_reader(), GREEDY).rows == 100
         assert (engine._arriving._all, engine._arriving._of_one) == (0, {})
+
+
+def test_a_large_upload_counts_until_it_has_its_place(database: Path) -> None:
+    """What came of one that waits for a place is in memory: a third is refused at once, and nothing is left counted."""
+    settings = {"large_writes_in_flight_max": 1, "small_write_bytes_max": 500, "arriving_bytes_max": 1_500}
+    with opened(database, **settings, lease_wait_seconds=60) as engine, ThreadPoolExecutor(2) as pool:
+        engine.execute("CREATE TABLE t (i BIGINT)")
+        batch = pa.record_batch({"i": range(100)})
+        begun, rest = threading.Event(), threading.Event()
+
+        def slowly() -> Iterator[pa.RecordBatch]:
+            yield batch
+            begun.set()
+            assert rest.wait(60)
+
+        def store(rows: Iterable[pa.RecordBatch]) -> Receipt:
+            return engine.put(Target("t"), pa.RecordBatchReader.from_batches(SCHEMA, rows), MODEST)
+
+        first = pool.submit(store, slowly())
+        assert begun.wait(30)
+        assert engine._arriving._all == 0  # it flows
+        second = pool.submit(store, [batch])
+        until(lambda: engine._arriving._all == 800, "the second one's wait")
+        with pytest.raises(ducktower.Overloaded, match="writes of 800 bytes arrive already"):
+            store([batch])
+        rest.set()
+        assert [first.result(60).rows, second.result(60).rows] == [100, 100]
+        assert (engine._arriving._all, engine._arriving._of_one) == (0, {})

@@ -54,8 +54,12 @@ class EngineConfig(_Checked):
     """Extensions of DuckDB to load at the start, which must be installed; no others are, and none later."""
     closed_paths: tuple[str, ...] = ()
     """Files that no directory of `allow_paths` may have in it, beside the database itself: tokens, keys, logs."""
+    memory_bytes_max: int | None = None
+    """What the server's process shall take in all: a part is for an idle process, one for our own buffers, whose limits
+    are lowered to fit, and the rest is DuckDB's. None: 80 % of what the machine, or its control group, has."""
     memory_limit: str | None = None
-    """DuckDB's own `memory_limit`, such as `4GB`; None leaves DuckDB's default (80% of the machine)."""
+    """DuckDB's own `memory_limit`, such as `4GB`, in place of its part. Without `memory_bytes_max` nothing else is
+    lowered then."""
     stream_cache_bytes_max: int | None = 32 * MIB
     """How much DuckDB's cache of table blocks may grow while long results or large uploads stream. The operating
     system's cache of the file holds what is dropped. None leaves the cache to `memory_limit` alone."""
@@ -159,7 +163,8 @@ class EngineConfig(_Checked):
     principal_query_timeout_seconds: float | None = None
     """Longest run of one statement of a principal, where that is shorter than `query_timeout_seconds`."""
     arriving_bytes_max: int = 512 * MIB
-    """Bytes of small writes that are in memory and not in the queue yet: being collected, or waiting for room in it."""
+    """Bytes of writes that are in memory and go nowhere yet: being collected, or waiting for room in the queue or for
+    the place of a large upload."""
     principal_arriving_bytes_max: int = 256 * MIB
     """The same of one principal; past either a write is refused with OVERLOADED. One alone is let in."""
     result_bytes_max: int | None = None

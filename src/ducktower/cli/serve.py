@@ -153,11 +153,19 @@ def command(
             rich_help_panel=_SECURITY,
         ),
     ] = None,
+    memory_bytes_max: Annotated[
+        int | None,
+        typer.Option(
+            envvar="DUCKTOWER_MEMORY_BYTES_MAX",
+            help="What the process shall take in all, DuckDB and other buffers. Unset: 80 % of the machine or of its "
+            "control group.",
+        ),
+    ] = _ENGINE.memory_bytes_max,
     memory_limit: Annotated[
         str | None,
         typer.Option(
             envvar="DUCKTOWER_MEMORY_LIMIT",
-            help="DuckDB's own limit, such as 4GB. Unset: 80 % of the machine.",
+            help="DuckDB's own limit, such as 4GB. Unset: its part of all.",
         ),
     ] = _ENGINE.memory_limit,
     stream_cache_bytes_max: Annotated[
@@ -367,6 +375,7 @@ def command(
             external_access=external_access,
             allow_paths=tuple(allow_path or ()),
             allow_extensions=tuple(allow_extension or ()),
+            memory_bytes_max=memory_bytes_max,
             memory_limit=memory_limit,
             stream_cache_bytes_max=stream_cache_bytes_max or None,
             threads=threads,

@@ -62,7 +62,7 @@ from .shares import Share
 from .sight import seen_of
 from .sql_facts import SqlFacts, sql_facts
 from .trails import add_rows, note_rows
-from .uploads import Arriving, UploadLimit, counted_bytes
+from .uploads import Arriving, Came, UploadLimit, counted_bytes
 from .words import Claim, Executed, Named, Outcome, PlanKey, Receipt, SlowWrite, Target, Write
 from .writers import Terms
 
@@ -336,14 +336,14 @@ class Engine:
         schema = plain_schema(reader.schema)
         if schema != reader.schema.remove_metadata():
             reader = reader.cast(schema)
-        with _receiving(caller):
-            ahead, nbytes = self._collected(reader, caller)
+        with _receiving(caller), Came(self._arriving, caller.principal.name) as came:
+            ahead, nbytes = self._collected(reader, caller, came)
             caller.taken()  # from here on `upload_timeout_seconds` counts
             if nbytes > self._small_bytes_max:
                 claim = _of_content(claim, target, schema, ahead)
                 rows = limit.rows(itertools.chain(ahead, reader))
                 with limit.told():
-                    return self._put_stream(target, schema, rows, caller, claim)
+                    return self._put_stream(target, schema, rows, caller, claim, came)
         if caller.gone():
             raise Cancelled("the client went away during its upload; nothing was stored")
         if caller.over():
@@ -352,25 +352,18 @@ class Engine:
         claim = _of_content(claim, target, schema, batches)
         return self._put_small(target, schema, batches, nbytes, caller, claim)
 
-    def _collected(self, reader: Any, caller: Caller) -> tuple[list[Any], int]:
+    def _collected(self, reader: Any, caller: Caller, came: Came) -> tuple[list[Any], int]:
         """Return the batches that came until the end, or until they are no small write; and their bytes."""
         ahead: list[Any] = []
-        nbytes = 0
-        try:
-            for batch in reader:
-                caller.heard()
-                if not batch.num_rows:
-                    continue
-                came = counted_bytes(batch)
-                self._arriving.add(caller.principal.name, came)
-                ahead.append(batch)
-                nbytes += came
-                if nbytes > self._small_bytes_max:
-                    break
-        finally:
-            if nbytes:
-                self._arriving.take_away(caller.principal.name, nbytes)
-        return ahead, nbytes
+        for batch in reader:
+            caller.heard()
+            if not batch.num_rows:
+                continue
+            came.add(counted_bytes(batch))
+            ahead.append(batch)
+            if came.nbytes > self._small_bytes_max:
+                break
+        return ahead, came.nbytes
 
     def appending(
         self, target: Target, schema: Any, caller: Caller | None = None, *, writer: str | None = None
@@ -602,7 +595,7 @@ class Engine:
         return outcomes[0]
 
     def _put_stream(
-        self, target: Target, schema: Any, batches: Iterable[Any], caller: Caller, claim: Claim | None
+        self, target: Target, schema: Any, batches: Iterable[Any], caller: Caller, claim: Claim | None, came: Came
     ) -> Receipt:
         reader = pa.RecordBatchReader.from_batches(schema, messages_of_stream(batches))
         asked = False
@@ -610,6 +603,7 @@ class Engine:
         def store(load: Load, retry_seconds: float) -> int:
             nonlocal asked
             asked = True
+            came.end()  # it has its place, and flows
             return load.stream(reader, retry_seconds)
 
         receipt = self._put_alone(target, schema, caller, claim, store)

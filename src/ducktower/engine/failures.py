@@ -81,6 +81,9 @@ not committed, that this caller may not see, and settings that are the operator'
 _DISK_REFUSED = re.compile("Could not (?:write|sync)")
 """How DuckDB says that a disk is full, or fails. Unless that is fatal, the transaction is rolled back."""
 
+_NO_MEMORY = re.compile("failed to (?:allocate|pin)")
+"""How a COMMIT says that it found no memory; elsewhere that has a class of its own."""
+
 _NAMED = re.compile(r"([A-Z][A-Za-z]*(?: [A-Za-z]+)* Error): ")
 
 
@@ -177,11 +180,13 @@ def _reopening(text: str) -> str:
 
 
 def _transaction_failure(text: str) -> DucktowerError:
-    """TransactionException: a conflict (retry), a refused write, or a COMMIT that the disk refused."""
+    """TransactionException: a conflict (retry), a refused write, or a COMMIT without disk or memory."""
     if "read-only mode" in text:
         return Forbidden(f"this call only reads: {text}")
     if _DISK_REFUSED.search(text):
         return Unavailable(f"nothing was stored: {text}")
+    if _NO_MEMORY.search(text):
+        return LimitExceeded(f"nothing was stored: {text}")
     if (
         "onflict" in text
         or text.startswith("Failed to commit")

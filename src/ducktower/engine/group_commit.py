@@ -24,7 +24,7 @@ import duckdb
 import pyarrow as pa
 
 from ..config import EngineConfig
-from ..errors import DucktowerError, Unavailable, unknown
+from ..errors import DucktowerError, LimitExceeded, Overloaded, Unavailable, unknown
 from ..monitor import Counter
 from .calls import Call, Caller, Calls
 from .database import Database, Lease
@@ -236,7 +236,7 @@ class GroupCommitter:
                 self._give_up(writes, error.cause, outcomes)
                 return
             if not culprits:  # the ledger itself
-                failed = translate(error.cause)
+                failed = _told(error.cause)
                 outcomes.update((id(write), failed) for write in writes)
                 return
             if others and _share_a_writer(culprits, others):  # which must be stored in their order
@@ -249,7 +249,7 @@ class GroupCommitter:
             elif error.slow:
                 self._admitted(lease, culprits, outcomes, was_slow=True)
             elif not error.planned:
-                outcomes.update((id(write), translate(error.cause)) for write in culprits)
+                outcomes.update((id(write), _told(error.cause)) for write in culprits)
             else:
                 self._divide(lease, culprits, error.cause, outcomes)
         except Exception as error:
@@ -343,8 +343,9 @@ class GroupCommitter:
     def _reason(self, cursor: Any, write: Write, failure: BaseException) -> DucktowerError:
         plan = self._plans.get(write.key)
         try:
-            if plan is None:
-                return translate(failure)
+            told = _told(failure)
+            if plan is None or isinstance(told, Overloaded):
+                return told
             plan.fill(write.batches)
             return diagnose(cursor, self._database.catalog, write.key.target, write.key.schema, plan.name, failure)
         except Exception:
@@ -463,6 +464,14 @@ class GroupCommitter:
         plan = self._plans.pop(key, None)
         if plan is not None:
             plan.drop(cursor)
+
+
+def _told(failure: BaseException) -> DucktowerError:
+    """Return the error of ours. Memory that others have is no limit that a small write passed: it may come again."""
+    told = translate(failure)
+    if isinstance(told, LimitExceeded) and isinstance(failure, duckdb.Error):
+        return Overloaded(f"DuckDB's memory is in use: {told.message}", retry_after_seconds=1.0)
+    return told
 
 
 def _claimed(writes: list[Write]) -> Iterator[tuple[Claim, int]]:

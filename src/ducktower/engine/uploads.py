@@ -14,7 +14,7 @@ from ..errors import LimitExceeded, Overloaded, coded_text
 from .row_limit import RowLimit
 from .streams import chained
 
-__all__ = ["Arriving", "UploadLimit", "counted_bytes"]
+__all__ = ["Arriving", "Came", "UploadLimit", "counted_bytes"]
 
 
 def counted_bytes(batch: Any) -> int:
@@ -62,10 +62,10 @@ class UploadLimit:
 
 
 class Arriving:
-    """The bytes of small writes that are in memory and not in the queue yet. Safe from any thread.
+    """The bytes of writes that are in memory and go nowhere yet. Safe from any thread.
 
-    They are being collected, each in a thread of its own, or wait for room in the queue. Where nobody is asked who
-    they are, all are one, and only the limit of all applies.
+    They are being collected, each in a thread of its own, or wait for room in the queue, or, of a large one, for its
+    place. Where nobody is asked who they are, all are one, and only the limit of all applies.
     """
 
     def __init__(self, config: EngineConfig) -> None:
@@ -82,12 +82,12 @@ class Arriving:
             everything, own = self._all + nbytes, self._of_one.get(name, 0) + nbytes
             # What comes alone is let in, however large: it was received as a whole.
             if everything > self._max and self._all:
-                raise Overloaded(f"small writes of {self._all} bytes arrive already, the limit is {self._max}")
+                raise Overloaded(f"writes of {self._all} bytes arrive already, the limit is {self._max}")
             # Whoever has a name leaves as much free for others as it has.
             limit = min(self._of_one_max, self._max - self._all)
             if name and own > limit and own > nbytes:
                 raise Overloaded(
-                    f'small writes of "{name}" of {own - nbytes} bytes arrive already, the limit is {limit} now'
+                    f'writes of "{name}" of {own - nbytes} bytes arrive already, the limit is {limit} now'
                 )
             self._all = everything
             self._of_one[name] = own
@@ -101,3 +101,34 @@ class Arriving:
                 self._of_one[name] = left
             else:
                 self._of_one.pop(name, None)
+
+
+class Came:
+    """What came of one write, counted until the block ends at the latest. Used by the thread that serves it."""
+
+    __slots__ = ("_arriving", "_counted", "_name", "nbytes")
+
+    def __init__(self, arriving: Arriving, name: str) -> None:
+        """`name` is the principal's whose write it is."""
+        self._arriving = arriving
+        self._name = name
+        self._counted = 0
+        self.nbytes = 0
+
+    def __enter__(self) -> Came:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.end()
+
+    def add(self, nbytes: int) -> None:
+        """Count bytes that came in. Raises Overloaded when too many arrive at once."""
+        self._arriving.add(self._name, nbytes)
+        self._counted += nbytes
+        self.nbytes += nbytes
+
+    def end(self) -> None:
+        """Say that all of it is somewhere else now, or gone. Twice is harmless."""
+        if self._counted:
+            self._arriving.take_away(self._name, self._counted)
+            self._counted = 0

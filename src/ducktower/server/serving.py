@@ -35,6 +35,7 @@ from .flight_sql import FlightSql
 from .health import Health
 from .health_port import HealthPort
 from .logins import Logins
+from .memory import described, shared_out
 from .plain_flight import PlainFlight
 from .tls import Tls, tls_of
 from .token_file import TokenFile
@@ -59,8 +60,7 @@ class FlightServer:
     """
 
     def __init__(self, engine: EngineConfig | None = None, server: ServerConfig | None = None) -> None:
-        self._engine_config = engine or EngineConfig()
-        self._config = server or ServerConfig()
+        self._engine_config, self._config = shared_out(engine or EngineConfig(), server or ServerConfig())
         self._mark = ClosedMark(self._engine_config.database)
         # Set by start, used by close; both belong to the thread that owns the server, except that close may
         # come from another one once.
@@ -93,6 +93,7 @@ class FlightServer:
             cores.share_one()
         with _starting_alone(self._config.host, self._config.port):
             self._start(logins)
+        log.info("%s", described(self._engine_config, self._config))
         # A program that forgets to close must still end, and leave a checkpointed file.
         atexit.register(self.close)
         return self
