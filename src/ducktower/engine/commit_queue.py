@@ -93,22 +93,23 @@ class CommitQueue:
                     )
             if self._closing:
                 raise Unavailable("the server is stopping; nothing was stored")
-            lane = self._lane(share)
+            lane = self._nobodys if share is None else share.lane
+            count, nbytes = write.count, write.nbytes
             if not lane.waiting:
                 self._turns.append(lane)
             lane.waiting.append(write)
             lane.queued += 1
-            lane.count += write.count
-            lane.nbytes += write.nbytes
-            self._waiting_writes += write.count
-            self._waiting_bytes += write.nbytes
+            lane.count += count
+            lane.nbytes += nbytes
+            self._waiting_writes += count
+            self._waiting_bytes += nbytes
             if self._idle:
                 self._idle = False
                 self._work.notify()
 
     def flush(self, share: Share | None, wait_seconds: float) -> None:
         """Wait until all that a principal has in the queue now was answered. Raises Overloaded after `wait_seconds`."""
-        lane = self._lane(share)
+        lane = self._nobodys if share is None else share.lane
         with self._lock:
             queued = lane.queued
             if not self._flushed.wait_for(lambda: lane.answered >= queued, wait_seconds):
@@ -137,9 +138,6 @@ class CommitQueue:
             self._room.notify_all()
         self._thread.join(wait_seconds)
         return not self._thread.is_alive()
-
-    def _lane(self, share: Share | None) -> Lane:
-        return self._nobodys if share is None else share.lane
 
     def _fits(self, write: Write) -> bool:
         if not self._has_room(write):
@@ -175,13 +173,14 @@ class CommitQueue:
             while turns:
                 lane = turns[0]
                 write = lane.waiting[0]
-                if group and (count + write.count > writes_max or size + write.nbytes > bytes_max):
+                writes, nbytes = write.count, write.nbytes
+                if group and (count + writes > writes_max or size + nbytes > bytes_max):
                     break  # it keeps its turn
                 group.append(lane.waiting.popleft())
-                lane.count -= write.count
-                lane.nbytes -= write.nbytes
-                count += write.count
-                size += write.nbytes
+                lane.count -= writes
+                lane.nbytes -= nbytes
+                count += writes
+                size += nbytes
                 if not lane.waiting:
                     turns.popleft()
                 elif len(turns) > 1:
@@ -211,5 +210,6 @@ class CommitQueue:
             self._committing_since = None
             with self._lock:
                 for write in group:
-                    self._lane(write.share).answered += 1
+                    lane = self._nobodys if write.share is None else write.share.lane
+                    lane.answered += 1
                 self._flushed.notify_all()
