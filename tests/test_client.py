@@ -305,6 +305,7 @@ class TestConnect:
         with ducktower.connect("grpc://localhost:1") as client:
             assert client.url == "grpc://localhost:1"
         monkeypatch.setenv("DUCKTOWER_TLS_CA", str(tmp_path / "missing.pem"))
+        monkeypatch.setenv("DUCKTOWER_URL", "grpc+tls://localhost:1")
         with pytest.raises(ducktower.InvalidArgument, match=r"missing\.pem"):
             ducktower.connect()
 
