@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -98,6 +100,30 @@ def test_who_is_known_may_send_much_for_as_long_as_the_token_is_good(
     until(lambda: "UNAUTHENTICATED" in send(client, 1, owner), "the end of the token")
     send(client, 4 * MIB, owner)
     until(lambda: "cut the connection" in caplog.text, "the cut")
+
+
+def test_a_flood_is_noticed_and_its_end(guarded: ducktower.FlightServer, connect: Stranger, owner: str) -> None:
+    """Meanwhile refusals do not wait, with the requests that they refuse; whoever is known goes on."""
+    visits = guarded._visits
+    assert visits is not None
+    strangers = visits.strangers
+    over = threading.Event()
+
+    def flood(_: int) -> None:
+        client = connect()
+        while not over.is_set():
+            send(client, MIB * 3 // 4)
+
+    with ThreadPoolExecutor(4) as pool, ducktower.connect(guarded.url, token=owner, retry_seconds=0) as known:
+        floods = [pool.submit(flood, number) for number in range(4)]
+        try:
+            until(lambda: strangers.flooded, "the flood")
+            assert known.query("SELECT 1 AS n").num_rows == 1
+        finally:
+            over.set()
+        for one in floods:
+            one.result(30)
+    until(lambda: not strangers.flooded, "its end")
 
 
 def test_where_nobody_is_asked_nobody_is_a_stranger(database: Path, caplog: pytest.LogCaptureFixture) -> None:

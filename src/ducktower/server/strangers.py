@@ -18,6 +18,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from ..config import ServerConfig
+from ..malloc import give_back_freed_memory
 from .connections import Endpoint, cut_these, endpoint, received
 from .logins import Tenure
 
@@ -32,6 +33,9 @@ _FLOOD_LOOK_SECONDS = 0.01
 _FLOOD_LOOK_SHARE_MAX = 0.25
 """The same while strangers bring so much that within a second it would be all that they may: what comes in between two
 looks is in memory before anybody can be cut."""
+_GIVE_BACK_SECONDS = 0.25
+_GIVE_BACK_FOR_SECONDS = 5.0
+"""How often what strangers sent is given back to the system, and for how long after the last was cut."""
 
 
 @dataclass(slots=True)
@@ -49,6 +53,8 @@ class Strangers:
         self._bytes_max = config.stranger_bytes_max
         self._all_bytes_max = config.all_strangers_bytes_max
         self._asks = asks
+        self.flooded = False
+        """Whether they bring so much now that none of it should be kept for a moment longer than it must."""
         # What gRPC calls the other side, and whose token called last from there. Calls add to it, and the looking
         # thread takes away, both by one dict operation at a time.
         self._known: dict[str, Tenure] = {}
@@ -56,6 +62,8 @@ class Strangers:
         self._open: dict[Endpoint, _Connection] = {}
         self._missed: set[str] = set()
         self._port = 0
+        self._give_back_until = 0.0
+        self._given_back = 0.0
         self._closing = threading.Event()
         self._thread: threading.Thread | None = None
 
@@ -83,10 +91,19 @@ class Strangers:
                 brought = self._look()
             except Exception:
                 log.exception("cannot look for strangers")
+            self._give_back()
             least, share = _LOOK_SECONDS, _LOOK_SHARE_MAX
-            if brought > self._all_bytes_max * pause:
+            self.flooded = brought > self._all_bytes_max * pause
+            if self.flooded:
                 least, share = _FLOOD_LOOK_SECONDS, _FLOOD_LOOK_SHARE_MAX
             pause = max(least, (time.thread_time() - began) / share)
+
+    def _give_back(self) -> None:
+        """Give back the memory of what was cut: it is freed, but scattered, and would stay as large as it ever was."""
+        now = time.monotonic()
+        if self._given_back + _GIVE_BACK_SECONDS < now < self._give_back_until:
+            self._given_back = now
+            give_back_freed_memory()
 
     def _look(self) -> int:
         """Cut whom there is to be cut; return how much strangers brought since the last look."""
@@ -123,6 +140,7 @@ class Strangers:
             left -= nbytes
             largest[client] = nbytes
         if largest:
+            self._give_back_until = time.monotonic() + _GIVE_BACK_FOR_SECONDS
             for client in cut_these(self._port, largest):  # the others ended by themselves
                 log.warning(
                     "cut the connection of %s:%d, which sent %d bytes before it proved who it is",

@@ -121,7 +121,7 @@ class Visit:
         if self._answer:
             self._add_headers(self._answer)
         if self._refusal is not None and not (closing and self.late):
-            if self._failed:
+            if self._failed and not self._visits.strangers.flooded:  # a refusal that waits holds its request in memory
                 self._visits.failed_logins.pause((endpoint(peer) or (peer, 0))[0])
             raise self._refusal
         if self.login.over:
