@@ -91,12 +91,13 @@ class Strangers:
                 brought = self._look()
             except Exception:
                 log.exception("cannot look for strangers")
+            spent = time.thread_time() - began
             self._give_back()
             least, share = _LOOK_SECONDS, _LOOK_SHARE_MAX
             self.flooded = brought > self._all_bytes_max * pause
             if self.flooded:
                 least, share = _FLOOD_LOOK_SECONDS, _FLOOD_LOOK_SHARE_MAX
-            pause = max(least, (time.thread_time() - began) / share)
+            pause = max(least, spent / share)
 
     def _give_back(self) -> None:
         """Give back the memory of what was cut: it is freed, but scattered, and would stay as large as it ever was."""
