@@ -9,11 +9,14 @@ from __future__ import annotations
 import os
 import socket
 import ssl
+from collections.abc import Callable
 from dataclasses import dataclass
 
 __all__ = ["Server", "host_and_port"]
 
 _SECONDS = 2.0
+_RECEIVED_MAX = 65_536
+_RECEIVED_TIMES_MAX = 64
 
 Path = str | os.PathLike[str]
 
@@ -48,18 +51,46 @@ class Server:
         context.set_alpn_protocols(["h2"])
         if self.own is not None:
             context.load_cert_chain(*self.own, password="")  # rather than to ask the terminal for one
+        shaking = _Handshake(plain, context, self.name or host)
         try:
-            with context.wrap_socket(plain, server_hostname=self.name or host) as secured:
-                if secured.recv(1):
-                    return None  # it speaks HTTP/2 with us
+            shaking.run(shaking.tls.do_handshake)
         except ssl.SSLCertVerificationError as error:
             return f"its certificate is not trusted here: {error.verify_message.rstrip('.')}"
         except ssl.SSLError as error:
             return "it is without TLS there; write grpc://" if error.reason == "WRONG_VERSION_NUMBER" else None
-        # The server has read our side of the handshake by now.
-        if self.own is None:
-            return "it hangs up on a client that shows no certificate of its own"
-        return "it hangs up: the certificate of the client's that it was shown may not be one that it trusts"
+        try:
+            shaking.run(lambda: shaking.tls.read(1))
+        except ssl.SSLError:  # the server has read our side of the handshake by now
+            if self.own is None:
+                return "it hangs up on a client that shows no certificate of its own"
+            return "it hangs up: the certificate of the client's that it was shown may not be one that it trusts"
+        return None  # it speaks HTTP/2 with us
+
+
+class _Handshake:
+    """TLS over a socket that stays whose it is: Python's own forgets to close one that is reset meanwhile."""
+
+    def __init__(self, plain: socket.socket, context: ssl.SSLContext, name: str | None = None) -> None:
+        self._plain = plain
+        self._coming, self._going = ssl.MemoryBIO(), ssl.MemoryBIO()
+        self.tls = context.wrap_bio(self._coming, self._going, server_hostname=name)
+
+    def run(self, step: Callable[[], object]) -> None:
+        """Take a step, with all that has to be sent and received for it. Raises OSError, ssl.SSLError among them."""
+        for _ in range(_RECEIVED_TIMES_MAX):
+            try:
+                step()
+            except ssl.SSLWantReadError:
+                self._plain.sendall(self._going.read())
+                received = self._plain.recv(_RECEIVED_MAX)
+                if received:
+                    self._coming.write(received)
+                else:
+                    self._coming.write_eof()
+            else:
+                self._plain.sendall(self._going.read())
+                return
+        raise TimeoutError
 
 
 def host_and_port(url: str) -> tuple[str, int]:
@@ -72,8 +103,9 @@ def _of_plain(plain: socket.socket) -> str | None:
     asking = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     asking.check_hostname = False
     asking.verify_mode = ssl.CERT_NONE  # whoever answers in TLS at all has answered
+    shaking = _Handshake(plain, asking)
     try:
-        asking.wrap_socket(plain).close()
+        shaking.run(shaking.tls.do_handshake)
     except ssl.SSLError:
         return None
     return "it is with TLS there; write grpc+tls://"
