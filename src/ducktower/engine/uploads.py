@@ -86,9 +86,7 @@ class Arriving:
             # Whoever has a name leaves as much free for others as it has.
             limit = min(self._of_one_max, self._max - self._all)
             if name and own > limit and own > nbytes:
-                raise Overloaded(
-                    f'writes of "{name}" of {own - nbytes} bytes arrive already, the limit is {limit} now'
-                )
+                raise Overloaded(f'writes of "{name}" of {own - nbytes} bytes arrive already, the limit is {limit} now')
             self._all = everything
             self._of_one[name] = own
 
