@@ -26,7 +26,7 @@ FED = "fed"
 FED_TEXT_CHARS = 900
 FED_ROWS = 1_000
 FED_EVERY_SECONDS = 0.1
-"""So often the WAL grows by almost a MiB: beside a checkpoint threshold of 16 MiB, twice in a round."""
+"""So often the WAL grows by almost a MiB: beside a threshold of 16 MiB that is a checkpoint every 2 s."""
 
 
 def checkpoints(bench: Bench) -> list[Figure]:
@@ -66,7 +66,14 @@ def _round(bench: Bench, flags: tuple[str, ...]) -> tuple[Outcome, int]:
                 client.create_table(table, SCHEMA)
             client.ingest(TABLE, one_row(0))
             client.checkpoint()
-            load = Load(kind="put", url=server.url, clients=CLIENTS, seconds=scale.seconds, processes=scale.processes)
+            load = Load(
+                kind="put",
+                url=server.url,
+                clients=CLIENTS,
+                seconds=2 * scale.seconds,
+                processes=scale.processes,
+                connect_first=True,
+            )
             feeder = _Feeder(client, path)
             with running(load) as outcome, feeder:
                 done = outcome()
