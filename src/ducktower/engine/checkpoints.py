@@ -1,7 +1,7 @@
 """Checkpoints: a thread writes the WAL into the database file when it has grown, beside those who write.
 
 Left to itself, DuckDB does so within the COMMIT of whoever makes the WAL too large: that group waits, and all behind
-it. Beside them, commits go on meanwhile, into a second log.
+it. Beside them, commits go on meanwhile, into a second log, but for a moment under DuckDB's lock.
 
 DuckDB refuses one while an open transaction changed rows or definitions, or still needs rows that others changed or
 deleted since it began. Then it is tried a few times in the gaps between groups, and again when the WAL is looked at
