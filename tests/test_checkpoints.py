@@ -64,14 +64,14 @@ def test_a_transaction_that_does_not_allow_one_is_told_and_waited_for(database: 
         transaction = session.begin()
         session.update("UPDATE kept SET i = 2")
         write_past(engine, 2 * SMALL)
-        before = written(engine)
         until(lambda: engine.health().get("checkpoint_refused_seconds"), "the refusal")
         (warning,) = until(lambda: engine.health().get("warnings"), "the warning") or ()
         assert "open transactions" in warning
         engine.put(Target("t"), batches(1))
         assert rows(session, "FROM kept") == [(2,)]
         session.end(transaction, commit=True)
-        until(lambda: written(engine) > before, "the checkpoint")
+        # By the thread, or by DuckDB within the COMMIT, where writes had come far while nobody looked at the WAL.
+        until(lambda: engine.health()["wal_bytes"] < SMALL, "the checkpoint")
         until(lambda: "checkpoint_refused_seconds" not in engine.health(), "the end of the refusal")
         until(lambda: "warnings" not in engine.health(), "the end of the warning")
 

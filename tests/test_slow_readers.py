@@ -86,7 +86,7 @@ def test_it_keeps_neither_writers_nor_checkpoints_away(impatient: ducktower.Flig
 def test_a_slow_client_that_goes_on_is_left_alone(database: Path) -> None:
     """One that takes a batch now and then reads to the end, however long that takes in all."""
     with (
-        ducktower.serve(str(database), slow_reader_seconds=2) as server,
+        ducktower.serve(str(database), slow_reader_seconds=5) as server,
         ducktower.connect(server.url) as client,
         client.reader("SELECT i, i + 1 AS j FROM range(10_000_000) r(i)") as reader,
     ):
@@ -94,7 +94,7 @@ def test_a_slow_client_that_goes_on_is_left_alone(database: Path) -> None:
         seen = 0
         for batch in reader:
             seen += batch.num_rows
-            pause.wait(0.1)  # 53 batches: 5 seconds in all
+            pause.wait(0.15)  # 53 batches: 8 seconds in all
         assert seen == 10_000_000
 
 
