@@ -255,6 +255,8 @@ class GroupCommitter:
         except Exception as error:
             if is_fatal(error):
                 self._give_up(writes, error, outcomes)
+            elif isinstance(error, Unavailable):  # the database is being reopened
+                outcomes.update((id(write), error) for write in writes)
             else:
                 self._divide(lease, writes, error, outcomes)
         else:
@@ -297,7 +299,11 @@ class GroupCommitter:
             held = None
             if write.claims:
                 of_claim: dict[int, Outcome] = {}
-                ready, _, held = self._ledger.admit(lease.cursor, [write], of_claim)
+                try:
+                    ready, _, held = self._ledger.admit(lease.cursor, [write], of_claim)
+                except duckdb.Error as error:
+                    self._give_up([write], error, of_claim)
+                    return of_claim[id(write)]
                 if not ready:
                     return of_claim[id(write)]
             try:
@@ -344,7 +350,7 @@ class GroupCommitter:
         plan = self._plans.get(write.key)
         try:
             told = _told(failure)
-            if plan is None or isinstance(told, Overloaded):
+            if plan is None or isinstance(told, Overloaded | Unavailable):
                 return told
             plan.fill(write.batches)
             return diagnose(cursor, self._database.catalog, write.key.target, write.key.schema, plan.name, failure)
@@ -404,6 +410,9 @@ class GroupCommitter:
             of_statement = isinstance(error, _PlanError) and not (alone and error.may_be_of_commit)
             if lines and not of_statement:
                 self._ledger.forget()  # a COMMIT that failed may have stored it
+            if call.reason == "reopening" and not is_fatal(error.cause if isinstance(error, _PlanError) else error):
+                # Somebody else met the fatal error; that it was interrupted says nothing of these rows.
+                raise unknown(call.error() or translate(error)) from error
             raise
         else:
             self._ledger.stored(lines)
