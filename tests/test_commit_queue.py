@@ -229,8 +229,9 @@ def test_a_full_queue_refuses_at_once_by_writes(committer: Committer) -> None:
     for number in (1, 2, 3):
         queue.submit(outcomes.write(number))
     refused = Outcomes()
-    with pytest.raises(Overloaded, match="3 writes with 3 bytes"):
+    with pytest.raises(Overloaded, match="3 writes with 3 bytes") as refusal:
         queue.submit(refused.write(4))
+    assert refusal.value.retry_after_seconds
     assert queue.refused.value == 1
     committer.gate.set()
     until(outcomes.all_answered, "all answers")

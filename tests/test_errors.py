@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import re
 from pathlib import Path
 
@@ -169,3 +170,16 @@ def test_every_code_is_documented() -> None:
     texts = [root / "README.md", *sorted((root / "docs").rglob("*.md"))]
     documented = "\n".join(path.read_text() for path in texts)
     assert [code for code in CODES if code not in documented] == []
+
+
+def test_whatever_is_refused_as_overloaded_says_when_to_come_back() -> None:
+    """Every place of the server that raises it gives a hint; a client's own knows nothing to give."""
+    package = Path(ducktower.__file__).parent
+    found = bare = 0
+    for path in [*package.glob("engine/**/*.py"), *package.glob("server/**/*.py")]:
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "Overloaded":
+                found += 1
+                bare += "retry_after_seconds" not in {one.arg for one in node.keywords}
+    assert found > 10
+    assert bare == 0

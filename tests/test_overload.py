@@ -1,17 +1,31 @@
-"""Heavy queries and uploads, 64 of each at once, with little memory: typed errors, and the process goes on."""
+"""More at once than there is room for: typed errors with a hint when to come back, and nothing is kept afterwards.
+
+Heavy queries and uploads, 64 of each, with little memory; and small calls of 200 clients, with few places.
+"""
 
 from __future__ import annotations
 
+import gc
+import json
 import threading
 from collections.abc import Callable
+from typing import TypeVar
 
 import psutil
 import pyarrow as pa
+import pyarrow.flight as flight
 
 import ducktower
+from ducktower.client.retrying import if_refused, retried
 from ducktower.config import MIB
+from ducktower.errors import from_coded_text
+from support.flight_sql import RawFlightSql
+from support.resources import held, settles_within
 from support.servers import ServerProcess
 from support.threads import together
+from support.waiting import until
+
+T = TypeVar("T")
 
 EACH = 64
 TOTAL_BYTES = 512 * MIB
@@ -93,3 +107,88 @@ def test_an_overload_ends_with_typed_errors(start_server: Callable[..., ServerPr
         assert client.health()["fatal_errors"] == 0
     # Beside the total, gRPC has received at most what was sent.
     assert peak.nbytes < TOTAL_BYTES + EACH * LOAD.nbytes
+
+
+CLIENTS = 200
+CALLS_EACH = 5
+THREADS_KEPT_MAX = 16
+"""What DuckDB and gRPC keep for their next work."""
+
+
+class Crowd:
+    """Clients of four kinds, each with a connection; how often they were refused on the way to their answers."""
+
+    def __init__(self, url: str) -> None:
+        self.refused: list[tuple[str, float | None]] = []  # codes and hints: an error keeps its client's connection
+        self._url = url
+        self._kinds: tuple[Callable[[], int], ...] = (self._put, self._query, self._append, self._sql)
+
+    def call(self, number: int) -> int:
+        """Be one client; return the rows that it was told are stored."""
+        return self._kinds[number % len(self._kinds)]()
+
+    def _put(self) -> int:
+        row = pa.record_batch({"i": pa.array([1], pa.int64())})
+
+        def put() -> int:
+            writer, reader = client.do_put(flight.FlightDescriptor.for_path("t"), row.schema)
+            with writer:
+                writer.write_batch(row)
+                writer.done_writing()
+                return int(json.loads(reader.read().to_pybytes())["rows"])
+
+        with flight.connect(self._url) as client:
+            return sum(self._answered(put) for _ in range(CALLS_EACH))
+
+    def _query(self) -> int:
+        def query() -> int:
+            return int(client.query("SELECT count(*) AS n FROM t").num_rows)
+
+        with ducktower.connect(self._url, retry_seconds=0.001) as client:
+            assert sum(self._answered(query) for _ in range(CALLS_EACH)) == CALLS_EACH
+        return 0
+
+    def _append(self) -> int:
+        with ducktower.connect(self._url, retry_seconds=60) as client, client.appender("t") as appender:
+            return sum(self._answered(lambda: appender.append({"i": 1}).result(60).rows) for _ in range(CALLS_EACH))
+
+    def _sql(self) -> int:
+        # The ADBC driver does not get over a statement whose closing is refused.
+        with RawFlightSql(self._url) as client:
+            return sum(self._answered(lambda: client.update("INSERT INTO t VALUES (1)")) for _ in range(CALLS_EACH))
+
+    def _answered(self, call: Callable[[], T]) -> T:
+        """Call until it is answered, no sooner than the server said."""
+
+        def told() -> T:
+            try:
+                return call()
+            except (flight.FlightError, ducktower.DucktowerError) as error:
+                found = error if isinstance(error, ducktower.DucktowerError) else from_coded_text(str(error))
+                if found is None:
+                    raise
+                self.refused.append((found.code, found.retry_after_seconds))
+                raise found from error
+
+        return retried(told, if_refused, 60)
+
+
+def test_a_crowd_is_served_in_the_end(start_server: Callable[..., ServerProcess]) -> None:
+    """Past the places calls are refused with a hint, no row is lost or doubled, and the server keeps nothing."""
+    server = start_server("--calls-in-flight-max", str(CLIENTS // 4))
+    crowd = Crowd(server.url)
+    with ducktower.connect(server.url, retry_seconds=60) as client:
+        client.execute("CREATE TABLE t (i BIGINT)")
+        client.ingest("t", [{"i": 0}])
+        before, cursors = held(server.pid), client.statistics()["cursors"]
+        stored = sum(together(CLIENTS, crowd.call, seconds=120))
+        assert stored == CLIENTS * 3 // 4 * CALLS_EACH
+        assert client.query("SELECT count(*) AS n FROM t").to_pylist() == [{"n": stored + 1}]
+        assert crowd.refused
+        assert {code for code, _ in crowd.refused} == {"OVERLOADED"}
+        assert all(hint for _, hint in crowd.refused)
+        gc.collect()  # errors, and the frames that raised them, keep connections of the crowd
+        settles_within(before, spare_threads=THREADS_KEPT_MAX, pid=server.pid)
+        until(lambda: client.statistics()["cursors"] == cursors, "the leases", seconds=30)
+        assert client.sessions() == []
+        assert set(client.health()["checks"].values()) == {"ok"}

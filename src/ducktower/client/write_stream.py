@@ -29,9 +29,9 @@ from typing import Any
 
 import pyarrow as pa
 
-from ..errors import DucktowerError, TimedOut, Unavailable
+from ..errors import DucktowerError, Overloaded, TimedOut, Unavailable
 from ..protocol.commands import WRITES_PER_BATCH_MAX, error_from_body, parse_ack, writes_metadata
-from ..protocol.status import from_flight, never_sent
+from ..protocol.status import from_flight, is_coded, never_sent
 from .clock import clock
 from .forming import BYTES_PER_MESSAGE_MAX, MISFITS, ROWS_PER_MESSAGE_MAX, counted, formed, misfit
 from .pending import Message, PendingWrite, Receipt
@@ -72,6 +72,7 @@ class WriteStream:
         self._thread: threading.Thread | None = None
         self._ending = False
         self._half_closed = False
+        self._admitted = False  # whether the server has said anything in the stream
         self._parting: DucktowerError | None = None  # why the stream ends; nothing more is sent then
         self._quiet_since = time.monotonic()
         self.broken: DucktowerError | None = None
@@ -352,6 +353,7 @@ class WriteStream:
         if isinstance(answer, BaseException):
             self._break(answer)
             return
+        self._admitted = True
         acknowledged = parse_ack(answer)
         if acknowledged is not None:
             first, last, commit = acknowledged
@@ -451,9 +453,10 @@ class WriteStream:
             self._queue.clear()
             self._queued_rows = 0
             rows = sum(write.rows for write in in_flight)
-            lost = bool(in_flight) and not never_sent(cause)
+            refused = isinstance(found, Overloaded) and is_coded(cause) and not self._admitted
+            lost = bool(in_flight) and not refused and not never_sent(cause)
             note = f"; whether the {rows} rows in flight were stored is not known" if lost else ""
-            self.broken = type(found)(found.message + note)
+            self.broken = type(found)(found.message + note, retry_after_seconds=found.retry_after_seconds)
             self.broken.outcome_unknown = lost
             for write in in_flight:
                 self._settle(write, self.broken)
@@ -487,7 +490,7 @@ def _listen(stream: weakref.ref[WriteStream], reader: Any) -> None:
 
 
 def _unsent(why: DucktowerError, rows: int) -> DucktowerError:
-    return type(why)(f"{why.message}; {rows} rows were not sent")
+    return type(why)(f"{why.message}; {rows} rows were not sent", retry_after_seconds=why.retry_after_seconds)
 
 
 class WriteStreams:

@@ -44,6 +44,7 @@ SCHEDULED = "scheduled backup"
 _MOMENT_TRIES = 10_000
 _MOMENT_PAUSE_SECONDS = 0.0005
 _CLOSE_WAIT_SECONDS = 5.0
+_AGAIN_SECONDS = 1.0
 _NOT_MADE = "the backup was not made"
 
 
@@ -102,7 +103,9 @@ class Backups:
     def made(self, kind: str, caller: Caller | None = None) -> Iterator[tuple[Backup, Path, Call]]:
         """Make a backup: what it is, where it is until the block ends, and the call that it is. Raises as `sent`."""
         if not self._one.acquire(blocking=False):
-            raise Overloaded("another backup is being made or sent; one is at a time")
+            raise Overloaded(
+                "another backup is being made or sent; one is at a time", retry_after_seconds=_AGAIN_SECONDS
+            )
         try:
             with told_of_disk(_NOT_MADE):
                 self._check_place()
@@ -186,7 +189,10 @@ class Backups:
                 return commit, before
             cursor.execute("ROLLBACK")
             time.sleep(_MOMENT_PAUSE_SECONDS)
-        raise Overloaded(f"{_NOT_MADE}: commits came too fast to find a moment between two; try again")
+        raise Overloaded(
+            f"{_NOT_MADE}: commits came too fast to find a moment between two; try again",
+            retry_after_seconds=_AGAIN_SECONDS,
+        )
 
     def _finished(self, path: Path, call: Call, work: _Interruptible) -> Fingerprint:
         """Make one file of the copy and its WAL; open it anew and return what is in it."""
@@ -210,7 +216,8 @@ class Backups:
         disk = os.statvfs(self.place)
         if (free := disk.f_bavail * disk.f_frsize) < wanted:
             raise Overloaded(
-                f"{_NOT_MADE}: it needs {wanted} bytes of free space on the server's disk, there are {free}"
+                f"{_NOT_MADE}: it needs {wanted} bytes of free space on the server's disk, there are {free}",
+                retry_after_seconds=_AGAIN_SECONDS,
             )
 
     def _clean(self) -> None:

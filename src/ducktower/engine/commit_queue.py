@@ -30,6 +30,9 @@ __all__ = ["CommitQueue"]
 
 log = logging.getLogger(__name__)
 
+_COMMIT_SECONDS_MIN = 0.01
+"""So long at least a group is taken to last when a refused write is told when to come back."""
+
 
 class CommitQueue:
     """The queue; `submit` is safe from any thread.
@@ -63,8 +66,10 @@ class CommitQueue:
         self._flushed = threading.Condition(self._lock)
         self._idle = False
         self._closing = False
-        # Written by the committing thread alone, without the lock: since when a group is in commit.
+        # Written by the committing thread alone, without the lock: since when a group is in commit, and how long the
+        # last one took.
         self._committing_since: float | None = None
+        self._last_seconds = 0.0
         self._thread = threading.Thread(target=self._run, name="ducktower-commit", daemon=True)
         self._thread.start()
 
@@ -89,7 +94,8 @@ class CommitQueue:
                     raise Overloaded(
                         f"{self._waiting_writes} writes with {self._waiting_bytes} bytes wait for their commit already"
                         if share is None or not self._has_room(write)
-                        else f'{share.lane.count} writes of "{share.name}" with {share.lane.nbytes} bytes wait already'
+                        else f'{share.lane.count} writes of "{share.name}" with {share.lane.nbytes} bytes wait already',
+                        retry_after_seconds=self._emptied_in(),
                     )
             if self._closing:
                 raise Unavailable("the server is stopping; nothing was stored")
@@ -113,7 +119,10 @@ class CommitQueue:
         with self._lock:
             queued = lane.queued
             if not self._flushed.wait_for(lambda: lane.answered >= queued, wait_seconds):
-                raise Overloaded(f"{queued - lane.answered} writes still wait after {wait_seconds:g} seconds")
+                raise Overloaded(
+                    f"{queued - lane.answered} writes still wait after {wait_seconds:g} seconds",
+                    retry_after_seconds=self._emptied_in(),
+                )
 
     def depth(self) -> tuple[int, int]:
         """Return how many writes wait, and their bytes."""
@@ -158,6 +167,12 @@ class CommitQueue:
             and self._waiting_bytes + write.nbytes <= self._config.queue_bytes_max
         )
 
+    def _emptied_in(self) -> float:
+        """Guess in how many seconds what waits will be committed."""
+        groups = 1 + self._waiting_writes // self._config.group_writes_max
+        groups += self._waiting_bytes // self._config.group_bytes_max
+        return groups * max(self._last_seconds, _COMMIT_SECONDS_MIN)
+
     def _next_group(self) -> list[Write]:
         """Take what waits, up to the bounds of a group; an empty list ends the thread."""
         turns, writes_max, bytes_max = self._turns, self._config.group_writes_max, self._config.group_bytes_max
@@ -199,7 +214,8 @@ class CommitQueue:
             except Exception as error:
                 log.exception("the commit of %d writes failed", len(group))
                 outcomes = [InternalError(f"the commit failed: {type(error).__name__}")] * len(group)
-            self.commit_seconds.record(time.monotonic() - started)
+            self._last_seconds = time.monotonic() - started
+            self.commit_seconds.record(self._last_seconds)
             self.groups.add()
             self.writes.add(sum(write.count for write in group))
             for write, outcome in zip(group, outcomes, strict=True):

@@ -82,5 +82,5 @@ def told_of_disk(what: str) -> Iterator[None]:
         yield
     except OSError as error:
         if error.errno in _FULL:
-            raise Overloaded(f"{what}: the disk is full") from error
+            raise Overloaded(f"{what}: the disk is full", retry_after_seconds=1.0) from error
         raise Unavailable(f"{what}: {os.strerror(error.errno or errno.EIO)}") from error

@@ -74,7 +74,8 @@ class Places:
             raise Overloaded(
                 f'"{share.name}" has all of its places for a {self._kind} in use; waited {self._wait_seconds:g} seconds'
                 if share is not None and free
-                else f"no place for another {self._kind} became free within {self._wait_seconds:g} seconds"
+                else f"no place for another {self._kind} became free within {self._wait_seconds:g} seconds",
+                retry_after_seconds=1.0,  # who waited in vain will have to again
             )
 
     def give_back(self, share: Share | None) -> None:

@@ -82,11 +82,16 @@ class Arriving:
             everything, own = self._all + nbytes, self._of_one.get(name, 0) + nbytes
             # What comes alone is let in, however large: it was received as a whole.
             if everything > self._max and self._all:
-                raise Overloaded(f"writes of {self._all} bytes arrive already, the limit is {self._max}")
+                raise Overloaded(
+                    f"writes of {self._all} bytes arrive already, the limit is {self._max}", retry_after_seconds=1.0
+                )
             # Whoever has a name leaves as much free for others as it has.
             limit = min(self._of_one_max, self._max - self._all)
             if name and own > limit and own > nbytes:
-                raise Overloaded(f'writes of "{name}" of {own - nbytes} bytes arrive already, the limit is {limit} now')
+                raise Overloaded(
+                    f'writes of "{name}" of {own - nbytes} bytes arrive already, the limit is {limit} now',
+                    retry_after_seconds=1.0,
+                )
             self._all = everything
             self._of_one[name] = own
 

@@ -17,6 +17,9 @@ if TYPE_CHECKING:
 
 __all__ = ["Admission"]
 
+_AGAIN_SECONDS = 0.25
+"""When to come back to a server whose places were all taken at once: most calls are far shorter."""
+
 
 class Admission:
     """Safe from any thread."""
@@ -33,10 +36,13 @@ class Admission:
         tenure = visit.login.tenure
         with self._lock:
             if len(self._visits) >= self._max:
-                raise Overloaded(f"{self._max} calls are in flight already")
+                raise Overloaded(f"{self._max} calls are in flight already", retry_after_seconds=_AGAIN_SECONDS)
             # Where nobody is asked, all callers are one: then only the bound of all applies.
             if tenure.grant_id and tenure.calls >= min(self._of_one_max, self._max - len(self._visits)):
-                raise Overloaded(f'{tenure.calls} calls of "{visit.principal.name}" are in flight already')
+                raise Overloaded(
+                    f'{tenure.calls} calls of "{visit.principal.name}" are in flight already',
+                    retry_after_seconds=_AGAIN_SECONDS,
+                )
             tenure.calls += 1
             self._visits.add(visit)
 

@@ -168,7 +168,8 @@ class Results:
             if self._gave_way.get(handle) == principal:
                 raise Overloaded(
                     f"the result was not fetched within {self._spared_seconds:g} seconds and gave way, because all "
-                    "places for reads, or for results that wait, were taken; run the query again"
+                    "places for reads, or for results that wait, were taken; run the query again",
+                    retry_after_seconds=1.0,
                 )
             if waiting is None or waiting.listening.principal != principal:
                 raise InvalidArgument(
