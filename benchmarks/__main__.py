@@ -27,6 +27,7 @@ from .figures import FULL, QUICK, Bench, Figure, WrongCount
 from .flight_sql import flight_sql
 from .machine import describe
 from .memory import memory
+from .overload import overload
 from .peers.bulk import peer_bulk
 from .peers.cost import peer_cost
 from .peers.growth import peer_clients, peer_table_rows, peer_write_rows
@@ -47,6 +48,7 @@ MEASUREMENTS: dict[str, Callable[[Bench], list[Figure]]] = {
     "security": security,
     "backup": backup,
     "checkpoints": checkpoints,
+    "overload": overload,
     "peer-writes": peer_writes,
     "peer-slow-disk": peer_slow_disk,
     "peer-queries": peer_queries,

@@ -9,11 +9,12 @@ from __future__ import annotations
 import itertools
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
-__all__ = ["STARTING_SECONDS", "Maker", "Outcome", "Work", "once", "summed", "together"]
+__all__ = ["STARTING_SECONDS", "Maker", "Outcome", "Refused", "Work", "once", "summed", "together"]
 
 STARTING_SECONDS = 60.0
 
@@ -26,10 +27,21 @@ class Outcome:
     seconds: float
     latencies: list[float]
     """Seconds of each call, where calls were timed."""
+    refused: Counter[str] = field(default_factory=Counter)
+    """How many calls were refused, by what they were told."""
 
     @property
     def rate(self) -> float:
         return self.count / self.seconds
+
+
+class Refused(Exception):
+    """A call that was refused by name, and that its client makes again after a while."""
+
+    def __init__(self, told: str, wait_seconds: float) -> None:
+        super().__init__(told)
+        self.told = told
+        self.wait_seconds = wait_seconds
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,13 +103,21 @@ def together(make: Maker, clients: int, seconds: float, first: int, ready: Calla
 def _run(work: Work, seconds: float) -> Outcome:
     """Call until the time is over; what is in flight then is waited for, and its time counts.
 
-    A call that has its turn at a certain time is timed from then on, also when the call before it was late.
+    A call that has its turn at a certain time is timed from then on, also when the call before it was late. One that is
+    refused is counted, but not timed.
     """
     latencies: list[float] = []
+    refused: Counter[str] = Counter()
     count = 0
     start = before = time.perf_counter()
     while before - start < seconds:
-        count += work.call()
+        try:
+            count += work.call()
+        except Refused as refusal:
+            refused[refusal.told] += 1
+            time.sleep(refusal.wait_seconds)
+            before = time.perf_counter()
+            continue
         after = time.perf_counter()
         if work.timed:
             latencies.append(after - before)
@@ -106,13 +126,17 @@ def _run(work: Work, seconds: float) -> Outcome:
             before = start + len(latencies) * work.every
             time.sleep(max(0.0, before - after))
     count += work.finish()
-    return Outcome(count, time.perf_counter() - start, latencies)
+    return Outcome(count, time.perf_counter() - start, latencies, refused)
 
 
 def summed(outcomes: list[Outcome]) -> Outcome:
     """Join clients that ran at the same time."""
+    refused: Counter[str] = Counter()
+    for outcome in outcomes:
+        refused.update(outcome.refused)
     return Outcome(
         sum(outcome.count for outcome in outcomes),
         max(outcome.seconds for outcome in outcomes),
         list(itertools.chain.from_iterable(outcome.latencies for outcome in outcomes)),
+        refused,
     )

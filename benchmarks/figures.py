@@ -49,6 +49,8 @@ class Scale:
     lookup_rows: int
     processes: int
     """Of the clients of a load."""
+    crowd_clients: int
+    """As many as no server should meet at once."""
     curve_rounds: int
     """Of figures that show how something grows; they are many, and have no target."""
     curve_seconds: float
@@ -66,6 +68,7 @@ FULL = Scale(
     memory_rows=50_000_000,
     lookup_rows=100_000,
     processes=4,
+    crowd_clients=500,
     curve_rounds=3,
     curve_seconds=1.5,
     client_counts=(1, 2, 4, 8, 16, 64, 256),
@@ -81,6 +84,7 @@ QUICK = Scale(
     memory_rows=1_000_000,
     lookup_rows=10_000,
     processes=1,  # most of a smoke run is their start
+    crowd_clients=20,
     curve_rounds=1,
     curve_seconds=0.2,
     client_counts=(1, 4),

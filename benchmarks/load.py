@@ -20,13 +20,14 @@ import pyarrow as pa
 import pyarrow.flight as flight
 
 import ducktower
+from ducktower.errors import from_coded_text
 
-from .clocked import Outcome, Work, once, summed, together
+from .clocked import Outcome, Refused, Work, once, summed, together
 from .lineitem import columns
 from .processes import receive, started
 from .rows import lineitem_table
 
-__all__ = ["LINEITEM_TABLE", "SCHEMA", "TABLE", "Load", "Outcome", "one_row", "running", "stored_rows"]
+__all__ = ["LINEITEM_TABLE", "SCHEMA", "TABLE", "Load", "Outcome", "connected", "one_row", "running", "stored_rows"]
 
 TABLE = "measured"
 LINEITEM_TABLE = "measured_lineitem"
@@ -71,6 +72,8 @@ class Load:
     in a short one they are what p99.9 tells of."""
     tls_certificate: str = ""
     """What a server of its own certificate is trusted by, as PEM."""
+    counts_refusals: bool = False
+    """Whether a call that is refused is counted, and made again when the server says; else it ends the measurement."""
 
 
 def stored_rows(url: str, table: str = TABLE, **connection: Any) -> int:
@@ -83,6 +86,13 @@ def stored_rows(url: str, table: str = TABLE, **connection: Any) -> int:
 @contextmanager
 def running(load: Load) -> Iterator[Callable[[], Outcome]]:
     """Start the load when all its clients are connected; yield what waits for the outcome."""
+    with connected(load) as begin:
+        yield begin()
+
+
+@contextmanager
+def connected(load: Load) -> Iterator[Callable[[], Callable[[], Outcome]]]:
+    """Connect all clients of a load; yield what starts it, and returns what waits for the outcome."""
     processes = min(load.processes, load.clients)
     shares = [len(range(index, load.clients, processes)) for index in range(processes)]
     with ExitStack() as stack:
@@ -95,13 +105,13 @@ def running(load: Load) -> Iterator[Callable[[], Outcome]]:
             if message != "connected":
                 raise RuntimeError(str(message[1]))
             del result
-        for pipe, _ in parts:
-            pipe.send("go")
 
-        def outcome() -> Outcome:
-            return summed([result() for _, result in parts])
+        def begin() -> Callable[[], Outcome]:
+            for pipe, _ in parts:
+                pipe.send("go")
+            return lambda: summed([result() for _, result in parts])
 
-        yield outcome
+        yield begin
 
 
 def _process(pipe: Connection, load: Load, number: int) -> Outcome:
@@ -113,9 +123,29 @@ def _process(pipe: Connection, load: Load, number: int) -> Outcome:
         receive(pipe)
 
     def make(stack: ExitStack, index: int) -> Work:
-        return WORKS[load.kind](load, stack, index)
+        work = WORKS[load.kind](load, stack, index)
+        return replace(work, call=_counting_refusals(work.call)) if load.counts_refusals else work
 
     return together(make, load.clients, load.seconds, number * 1000, ready)
+
+
+def _counting_refusals(call: Callable[[], int]) -> Callable[[], int]:
+    def counting() -> int:
+        try:
+            return call()
+        except Exception as error:  # each kind of client has its own; our code is in the text of all of them
+            told = error if isinstance(error, ducktower.DucktowerError) else from_coded_text(str(error))
+            if told is None:
+                raise
+            hint = told.retry_after_seconds
+            raise Refused(told.code if hint is not None else f"{told.code} without a hint", hint or 0.0) from error
+
+    return counting
+
+
+def _connected(load: Load) -> ducktower.FlightClient:
+    """Return a client that tries again as usual, or leaves that to whoever counts refusals."""
+    return ducktower.connect(load.url, retry_seconds=0.001 if load.counts_refusals else 10.0)
 
 
 def one_row(number: int) -> pa.RecordBatch:
@@ -206,7 +236,7 @@ def _append_wait(load: Load, stack: ExitStack, number: int) -> Work:
 
 def _append_wait_apart(load: Load, stack: ExitStack, number: int) -> Work:
     """The same, but each appender has a client, and so a connection and a stream, of its own."""
-    return _waiting(stack.enter_context(ducktower.connect(load.url)), stack, number)
+    return _waiting(stack.enter_context(_connected(load)), stack, number)
 
 
 def _waiting(client: ducktower.FlightClient, stack: ExitStack, number: int) -> Work:
@@ -233,7 +263,7 @@ def _append_flow(load: Load, stack: ExitStack, number: int) -> Work:
 
 def _query(load: Load, stack: ExitStack, number: int) -> Work:
     """One query after the other; `{number}` in its text grows, so that no two look up the same."""
-    client = stack.enter_context(ducktower.connect(load.url))
+    client = stack.enter_context(_connected(load))
     numbers = itertools.count(number)
 
     def call() -> int:
