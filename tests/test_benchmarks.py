@@ -47,7 +47,9 @@ def test_a_quick_run_counts_every_row_and_reports(tmp_path: Path, part: str) -> 
     assert result.returncode == 0, result.stderr
     written = json.loads(written_to.read_text())
     assert {figure["name"] for figure in written["figures"]} == FIGURES[part]
-    assert all(figure["value"] > 0 for figure in written["figures"])
+    values = {figure["name"]: figure["value"] for figure in written["figures"]}
+    # In so short a time a kind of clients may be refused only, where there is no room for all.
+    assert all(value > 0 for name, value in values.items() if not name.startswith("crowded"))
     assert written["figures"][0]["title"][:20] in result.stdout
     assert {"cpu", "cores", "filesystem", "fsync_ms", "versions"} <= written["machine"].keys()
     assert [path.name for path in tmp_path.iterdir()] == ["report.json"], "a database was left behind"
