@@ -24,7 +24,7 @@ __all__ = ["THROUGH_PROXY", "Harm", "Scene", "inflict"]
 
 THROUGH_PROXY = frozenset({"put", "bulk", "upsert", "named", "resumed"})
 """Kinds whose connections pass through the proxy; the others call the server itself."""
-_FULL = "Could not write file"
+_FULL = "Could not write"
 """What DuckDB says of a disk that takes no more."""
 _SLOW_MILLISECONDS = (20, 200)
 
