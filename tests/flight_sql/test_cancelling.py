@@ -127,19 +127,21 @@ def test_others_cannot_cancel(server: ducktower.FlightServer, client: ducktower.
     until(lambda: not client.sessions(), "the query to end")
 
 
-def test_cancelling_when_all_places_are_taken(database: Path) -> None:
-    """It is what makes room."""
+def test_cancelling_and_closing_when_all_places_are_taken(database: Path) -> None:
+    """They are what makes room; and the ADBC driver fails for good when it may not close a statement."""
     with (
         ducktower.serve(str(database), calls_in_flight_max=1) as server,
         ducktower.connect(server.url) as operator,
         RawFlightSql(server.url) as raw,
     ):
         infos = [raw.info(m.CommandStatementQuery(query=LONG)) for _ in range(2)]
+        prepared = raw.prepare("SELECT 1").prepared_statement_handle
         descriptor = flight.FlightDescriptor.for_command(pack(m.CommandStatementUpdate(query=ENDLESS)))
         writer, _ = raw.flight.do_put(descriptor, pa.schema([]))
         until(lambda: any(one["text"] == ENDLESS for one in operator.sessions()), "the statement that takes the place")
         with pytest.raises(flight.FlightUnavailableError, match=r"\[OVERLOADED\]"):
             raw.query("SELECT 1")
+        raw.close_prepared(prepared)
         assert raw.cancel(infos[0]) == f.CANCEL_STATUS_CANCELLED
         request = m.ActionCancelQueryRequest(info=infos[1].serialize())
         (answer,) = raw.act("CancelQuery", request)

@@ -18,7 +18,7 @@ from .results import Results
 
 __all__ = ["ALWAYS_ADMITTED", "SessionActions"]
 
-ALWAYS_ADMITTED = frozenset({"CancelFlightInfo", "CancelQuery"})
+ALWAYS_ADMITTED = frozenset({"CancelFlightInfo", "CancelQuery", "ClosePreparedStatement", "CloseSession"})
 """Actions that make room: they are needed most when everything is taken."""
 
 _End = m.ActionEndTransactionRequest
