@@ -49,8 +49,7 @@ def backup(bench: Bench) -> list[Figure]:
                 alone.note = f"a file of {made.bytes / 1e6:,.0f} MB"
                 for figure, backups in ((base, False), (during, True)):
                     outcome = _load(bench, server.url, path.with_name("copy") if backups else None)
-                    figure.values.append(outcome.rate)
-                    figure.latencies += outcome.latencies
+                    figure.record(outcome)
                     stored += outcome.count
                     expect_rows(figure.title, stored, stored_rows(server.url))
     return [base, during, alone]

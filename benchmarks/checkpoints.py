@@ -45,8 +45,7 @@ def checkpoints(bench: Bench) -> list[Figure]:
     for _ in range(bench.scale.rounds):
         for figure, flags in ((base, ("--wal-checkpoint-bytes", "0")), (ours, ())):
             outcome, wal_bytes = _round(bench, flags)
-            figure.values.append(outcome.rate)
-            figure.latencies += outcome.latencies
+            figure.record(outcome)
             largest[figure.name] = max(largest[figure.name], wal_bytes)
     for figure in (base, ours):
         figure.note = f"the WAL had {largest[figure.name] / 1e6:.0f} MB at most"

@@ -11,6 +11,8 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
+from .clocked import Outcome
+
 __all__ = [
     "FULL",
     "QUICK",
@@ -135,6 +137,11 @@ class Figure:
     """Seconds of single calls, of all rounds."""
     note: str | None = None
     point: Point | None = None
+
+    def record(self, outcome: Outcome) -> None:
+        """Add a round: its rate, and how long its calls took."""
+        self.values.append(outcome.rate)
+        self.latencies += outcome.latencies
 
     @property
     def value(self) -> float:

@@ -62,8 +62,7 @@ def _figures(bench: Bench, name: str, title: str, flags: tuple[str, ...]) -> lis
             before = _held(server, client)
             for _ in range(bench.scale.rounds):
                 for kind, outcome in _at_once(bench, server).items():
-                    figures[kind].values.append(outcome.rate)
-                    figures[kind].latencies += outcome.latencies
+                    figures[kind].record(outcome)
                     refused[kind] += outcome.refused
                     stored += outcome.count if kind in WRITING else 0
                 expect_rows(title, stored, stored_rows(server.url))

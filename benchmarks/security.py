@@ -38,8 +38,7 @@ def security(bench: Bench) -> list[Figure]:
     for _ in range(bench.scale.rounds):
         for figure, closed, flags in ((base, False, ()), (token, True, ()), (tls, True, ("--tls", "auto"))):
             outcome = _load(bench, *flags, closed=closed)
-            figure.values.append(outcome.rate)
-            figure.latencies += outcome.latencies
+            figure.record(outcome)
     return [base, token, tls]
 
 

@@ -41,9 +41,9 @@ def puts(bench: Bench) -> list[Figure]:
     for _ in range(bench.scale.rounds):
         _insert(bench, base)
         for clients in (MANY, 1):
-            _record(noop[clients], _on_noop(bench, clients))
-            _record(put[clients], _on_ducktower(bench, "put", clients))
-            _record(ingest[clients], _on_ducktower(bench, "ingest", clients))
+            noop[clients].record(_on_noop(bench, clients))
+            put[clients].record(_on_ducktower(bench, "put", clients))
+            ingest[clients].record(_on_ducktower(bench, "ingest", clients))
     wire.values = put[1].values
     return [base, noop[MANY], noop[1], put[MANY], put[1], wire, ingest[MANY], ingest[1]]
 
@@ -63,8 +63,8 @@ def ledger(bench: Bench) -> list[Figure]:
     for _ in range(bench.scale.rounds):
         _insert(bench, insert)
         for clients in (MANY, 1):
-            _record(plain[clients], _on_ducktower(bench, "put", clients))
-            _record(named[clients], _on_ducktower(bench, "put_named", clients))
+            plain[clients].record(_on_ducktower(bench, "put", clients))
+            named[clients].record(_on_ducktower(bench, "put_named", clients))
     alone.values = named[1].values
     return [insert, plain[MANY], named[MANY], plain[1], named[1], alone]
 
@@ -77,20 +77,15 @@ def appenders(bench: Bench) -> list[Figure]:
     flow = _figure("appenders_flow", f"{APPENDERS} appenders, rows flow", base, 30.0)
     for _ in range(bench.scale.rounds):
         _insert(bench, base)
-        _record(wait, _on_ducktower(bench, "append_wait", APPENDERS))
-        _record(separate, _on_ducktower(bench, "append_wait_apart", APPENDERS))
-        _record(flow, _on_ducktower(bench, "append_flow", APPENDERS))
+        wait.record(_on_ducktower(bench, "append_wait", APPENDERS))
+        separate.record(_on_ducktower(bench, "append_wait_apart", APPENDERS))
+        flow.record(_on_ducktower(bench, "append_flow", APPENDERS))
     return [base, wait, separate, flow]
 
 
 def _figure(name: str, title: str, base: Figure, target: float | None) -> Figure:
     """Make a figure that shares the base's values, which grow with the rounds."""
     return Figure(name=name, title=title, unit="rows/s", base_title=base.title, base=base.values, target=target)
-
-
-def _record(figure: Figure, outcome: Outcome) -> None:
-    figure.values.append(outcome.rate)
-    figure.latencies += outcome.latencies
 
 
 def _insert(bench: Bench, base: Figure) -> None:

@@ -99,6 +99,7 @@ def _alone_and_beside(bench: Bench, contender: Contender, taken: Taken) -> list[
         with contender.running(replace(write, every=2 * 16 / alone["write"][-1].rate)) as outcome:
             alone["half"].append(outcome())
     taken[Turn("ducktower", write)] += [*alone["write"], *together["write"], *alone["half"]]
+    of_half = [seconds for outcome in alone["half"] for seconds in outcome.latencies]
     late = [_p(beside, "p99") / _p(idle, "p99") for beside, idle in zip(together["read"], alone["read"], strict=True)]
     return [
         _of("mixed_readers", "8 readers count while 16 clients write", "queries/s", together["read"], alone["read"]),
@@ -115,10 +116,10 @@ def _alone_and_beside(bench: Bench, contender: Contender, taken: Taken) -> list[
             name="half_load_p999",
             title="16 clients write at half of what they can: p99.9",
             unit="s",
-            values=[percentiles([one for outcome in alone["half"] for one in outcome.latencies])["p999"]],
+            values=[percentiles(of_half)["p999"]],
             target=HALF_LOAD_SECONDS,
             at_most=True,
-            latencies=[one for outcome in alone["half"] for one in outcome.latencies],
+            latencies=of_half,
         ),
     ]
 
