@@ -65,7 +65,9 @@ class _Plan:
             else:  # MERGE, which DuckDB 2.0 cannot prepare: it is parsed once and planned each time
                 self._execute = cursor.extract_statements(sql)[0]
         except duckdb.Error as error:
-            reason = diagnose(cursor, catalog, target, schema, None, error)
+            reason = _told(error)
+            if not isinstance(reason, Overloaded | Unavailable):
+                reason = diagnose(cursor, catalog, target, schema, None, error)
             cursor.unregister(self.name)
             raise reason from error
 
