@@ -81,7 +81,7 @@ not committed, that this caller may not see, and settings that are the operator'
 _DISK_REFUSED = re.compile("Could not (?:write|sync)")
 """How DuckDB says that a disk is full, or fails. Unless that is fatal, the transaction is rolled back."""
 
-_NO_MEMORY = re.compile("failed to (?:allocate|pin)")
+_NO_MEMORY = re.compile("(?:failed to|could not) (?:allocate|pin)")
 """How a COMMIT says that it found no memory; elsewhere that has a class of its own."""
 
 _NAMED = re.compile(r"([A-Z][A-Za-z]*(?: [A-Za-z]+)* Error): ")
