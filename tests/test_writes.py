@@ -6,6 +6,8 @@ import json
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -248,6 +250,43 @@ class TestIsolation:
                 assert all(isinstance(outcome, ducktower.Receipt) and outcome.rows == 1 for outcome in good)
                 assert count(client) + count(client, "other") == 51
                 client.execute("DELETE FROM t WHERE i <> 7; DELETE FROM other")
+
+    def test_tables_of_one_group_share_a_commit(
+        self, server: ducktower.FlightServer, client: ducktower.FlightClient
+    ) -> None:
+        """What waits behind a commit is one transaction for all tables: one number, and a failure undoes all of it."""
+        client.execute("; ".join(f"CREATE TABLE {name} (i BIGINT NOT NULL)" for name in "tuv"))
+        before = client.statistics()
+
+        def write(name: str, value: int | None) -> ducktower.Receipt:
+            with ducktower.connect(server.url) as own:
+                return own.ingest(name, pa.table({"i": pa.array([value], pa.int64())}))
+
+        def in_one_group(*writes: tuple[str, int | None]) -> list[Future[ducktower.Receipt]]:
+            queue = server.engine._queue
+            until(lambda: queue.committing_seconds() == 0, "the end of what was before")
+            with ThreadPoolExecutor(8) as pool, server.engine._committer._lock:  # the first is taken, the others gather
+                later = [pool.submit(write, "t", 0)]
+                until(lambda: queue.committing_seconds() > 0, "the first group")
+                for number, one in enumerate(writes, 1):
+                    later.append(pool.submit(write, *one))
+                    until(partial(lambda n: queue.depth()[0] == n, number), "the one that waits")
+            return later
+
+        alone, *receipts = [one.result() for one in in_one_group(("t", 1), ("u", 1), ("v", 1), ("t", 2), ("u", 2))]
+        assert {receipt.commit for receipt in receipts} == {alone.commit + 1}
+        after = client.statistics()
+        assert after["groups"] - before["groups"] == 2
+        assert after["group_writes"] - before["group_writes"] == 6
+        *good, bad = in_one_group(("t", 3), ("u", 3), ("v", None))
+        assert isinstance(bad.exception(), ducktower.ConstraintViolation)
+        assert all(one.exception() is None for one in good)
+        # Once each: what a COMMIT for each table had stored before the failure would be there twice.
+        assert [client.query(f"FROM {name} ORDER BY i")["i"].to_pylist() for name in "tuv"] == [
+            [0, 0, 1, 2, 3],
+            [1, 2, 3],
+            [1],
+        ]
 
     @pytest.mark.usefixtures("table")
     def test_a_table_that_disappears(self, server: ducktower.FlightServer) -> None:
