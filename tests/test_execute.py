@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import datetime as dt
 import math
+import subprocess
+import sys
 import uuid
 from collections.abc import Callable
 from decimal import Decimal
@@ -13,6 +15,8 @@ from typing import Any
 import pytest
 
 import ducktower
+from support.cursors import all_returned
+from support.servers import environment
 from support.threads import together
 from support.waiting import until
 
@@ -228,6 +232,19 @@ class TestConflicts:
             assert client.query("SELECT n FROM c").to_pylist() == [{"n": 400}]
             assert len({commit for own in commits for commit in own}) == 400
 
+    def test_one_counter_that_is_returned(self, server: ducktower.FlightServer) -> None:
+        """With RETURNING, too: each of the 120 increments gives its caller another number, and none is left out."""
+        with ducktower.connect(server.url) as client:
+            client.execute("CREATE TABLE c (n INTEGER); INSERT INTO c VALUES (0)")
+
+            def increment(_: int) -> list[int]:
+                with ducktower.connect(server.url, retry_seconds=0.001) as own:
+                    done = [own.execute("UPDATE c SET n = n + 1 RETURNING n") for _ in range(15)]
+                return [one.table["n"][0].as_py() for one in done if one.table is not None]
+
+            returned = together(8, increment)
+            assert sorted(n for own in returned for n in own) == list(range(1, 121))
+
     def test_scripts_that_read_and_write(self, server: ducktower.FlightServer) -> None:
         """Transfers between accounts by eight clients keep the total, and every transfer is booked."""
         with ducktower.connect(server.url) as client:
@@ -423,6 +440,22 @@ def test_a_script_can_be_cancelled_by_its_timeout(database: Path) -> None:
             )
         assert client.query("SELECT count(*) AS n FROM t").to_pylist() == [{"n": 0}]
         until(lambda: client.statistics()["cursors"] == 0, "the cursor's return")
+
+
+def test_a_client_that_leaves_while_its_statement_computes(server: ducktower.FlightServer) -> None:
+    """The statement is interrupted without waiting for its end, and all of its script is rolled back."""
+    with ducktower.connect(server.url) as operator:
+        operator.execute("CREATE TABLE t (i BIGINT)")
+        program = "import sys, ducktower; ducktower.connect(sys.argv[1]).execute(sys.argv[2])"
+        sql = "INSERT INTO t VALUES (1); INSERT INTO t SELECT sum(a.i) FROM range(10000000) a(i), range(10000000) b(i)"
+        process = subprocess.Popen([sys.executable, "-c", program, server.url, sql], env=environment())
+        try:
+            until(operator.sessions, "the statement")
+        finally:
+            process.kill()
+            process.wait()
+        all_returned(operator)
+        assert operator.query("SELECT count(*) AS n FROM t").to_pylist() == [{"n": 0}]
 
 
 def test_what_stores_nothing_is_no_commit(client: ducktower.FlightClient) -> None:
