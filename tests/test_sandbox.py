@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import duckdb
 import pyarrow as pa
 import pytest
 
@@ -346,6 +347,33 @@ def test_what_is_there_may_be_shown(engine: Engine) -> None:
     for caller in (READER, WRITER):
         for sql in ("SHOW t", "SHOW TABLES", "SHOW DATABASES", "SHOW TimeZone", "SELECT 'show temp_directory'"):
             assert engine.read(sql, None, caller).read_all().num_rows > 0
+
+
+def test_duckdb_itself_is_closed(engine: Engine) -> None:
+    """Behind our own refusals of SQL: on a cursor of the database, past every one of them."""
+    with contextlib.closing(engine._database.lease("internal")) as lease:
+        asked = "current_setting('enable_external_access'), current_setting('lock_configuration')"
+        assert lease.cursor.execute(f"SELECT {asked}").fetchall() == [(False, True)]
+        for sql, told in (
+            ("SET enable_external_access = true", "locked"),
+            ("FROM read_text('/etc/hostname')", "disabled by configuration"),
+        ):
+            with pytest.raises(duckdb.Error, match=told):
+                lease.cursor.execute(sql)
+
+
+@pytest.mark.parametrize("external_access", [False, True])
+def test_duckdb_itself_finds_no_variable(database: Path, *, external_access: bool) -> None:
+    """Not even where files are open, and those of the thread that asks: DuckDB would look into its frames."""
+    hush_local = pa.table({"hush": [42]})
+    assert hush_local.num_rows == hush_table.num_rows == 1
+    with (
+        opened(database, external_access=external_access) as engine,
+        contextlib.closing(engine._database.lease("internal")) as lease,
+    ):
+        for name in ("hush_local", "hush_table"):
+            with pytest.raises(duckdb.CatalogException, match="does not exist"):
+                lease.cursor.execute(f"FROM {name}")
 
 
 def test_settings_are_locked_for_everybody(engine: Engine) -> None:
