@@ -14,6 +14,7 @@ import psutil
 import pytest
 
 import cli_support as cli
+import ducktower
 from support.waiting import until
 
 FIGURES = {
@@ -34,6 +35,7 @@ def test_the_demo_counts_every_row(scenario: str) -> None:
     found = cli.last_json(out)
     assert set(found) >= FIGURES
     assert found["rows_acknowledged"] == found["rows_in_table"] > 500
+    assert found["rows_acknowledged"] <= 2 * (500 * found["seconds"] + 1)  # of each writer, and no more
     assert found["read_errors"] == found["write_errors"] == found["count_went_down"] == 0
     assert found["reads"] > 5
     assert found["seconds"] >= 2
@@ -77,10 +79,54 @@ def test_many_processes_are_told_of() -> None:
     assert len(cli.last_json(result.stdout)["readers"]) == 21
 
 
+def test_the_columns_of_the_complex_scenario(tmp_path: Path) -> None:
+    """A struct, a list, a decimal, a time with its zone and an enum, with values in them."""
+    database = tmp_path / "complex.duckdb"
+    cli.run("demo", "--seconds", "1", "--scenario", "complex", "--database", str(database), "--json")
+    with cli.serving(str(database)) as (url, _):
+        kinds = {row["column_name"]: row["column_type"] for row in cli.query(url, "DESCRIBE concurrent_test")}
+        stored = "count(*) AS n, count(place.latitude) AS s, count(tags) AS l, count(price) AS d"
+        (row,) = cli.query(url, f"SELECT {stored}, count(happened_at) AS t, count(level) AS e FROM concurrent_test")
+    assert kinds["place"].startswith("STRUCT(")
+    assert kinds["tags"] == "VARCHAR[]"
+    assert kinds["price"] == "DECIMAL(18,2)"
+    assert kinds["happened_at"] == "TIMESTAMP WITH TIME ZONE"
+    assert kinds["level"].startswith("ENUM(")
+    assert set(row.values()) == {row["n"]}
+    assert row["n"] > 0
+
+
 def test_another_question() -> None:
-    """--query replaces the count."""
-    out = cli.run("demo", "--seconds", "1", "--query", "SELECT max(value) FROM concurrent_test").stdout.decode()
+    """--query replaces the count: its answer is what is shown."""
+    out = cli.run("demo", "--seconds", "3", "--query", "SELECT 40 + 2").stdout.decode()
+    answers = [line.rpartition("answers: ")[2] for line in out.splitlines() if "answers: " in line]
+    assert answers
+    assert set(answers) <= {"42", "-"}
+    assert answers[-1] == "42"
     assert "they agree" in out
+
+
+def test_rows_that_vanish_are_told() -> None:
+    """Somebody else deletes rows meanwhile: neither do the figures agree, nor did the count stay up."""
+    with cli.started("demo", "--seconds", "60", "--rate", "1000", "--json") as process:
+        child = writing_demo(process.pid, "reader")
+        (connection,) = [one for one in child.net_connections("tcp") if one.status == psutil.CONN_ESTABLISHED]
+        with ducktower.connect(f"grpc://127.0.0.1:{connection.raddr.port}") as client:
+
+            def count_again() -> None:
+                reads = client.statistics()["reads"]
+                until(lambda: client.statistics()["reads"] > reads + 1, "the reader's next count")
+
+            until(lambda: client.statistics()["rows"] > 4000, "some rows")
+            count_again()
+            client.execute("DELETE FROM concurrent_test")
+            count_again()
+        status, out, err = cli.stopped(process, signal.SIGINT)
+    assert status == 1
+    assert re.fullmatch(r"INTERNAL: .* acknowledged, .* in the table; a reader's count went down 1 times\n", err)
+    found = cli.last_json(out.encode())
+    assert found["rows_in_table"] < found["rows_acknowledged"]
+    assert found["count_went_down"] == 1
 
 
 def test_a_broken_question_is_one_line() -> None:
@@ -141,6 +187,10 @@ def test_on_a_terminal(columns: int, lines: int) -> None:
     assert shown.count("\x1b[?25l") == shown.count("\x1b[?25h") > 0
     curves = [line for line in drawn(shown) if "writer 1" in line and "█" in line]
     assert bool(curves) == (columns >= 80)
+    if columns >= 80:
+        for word in ("rows/s", "writes/s", "group size", "commit p50", "commit p99", "durable rows a second", "reads"):
+            assert word in shown, word
+        assert any(re.search(r"reader 1 +\d+ +[1-9][\d,]* ←", line) for line in drawn(shown))
 
 
 def test_ctrl_c_on_a_terminal() -> None:
