@@ -578,6 +578,16 @@ class TestIngest:
         assert line.endswith("""1.csv: column "id": found 'oops', wanted BIGINT""")
         assert cli.query(url, "SELECT count(*) AS n FROM several") == [{"n": 150_000}]
 
+    def test_progress_on_a_terminal(self, url: str, tmp_path: Path) -> None:
+        """A bar says how much of the files was read; piped output has none of it."""
+        path = tmp_path / "long.csv"
+        path.write_text("id,value\n" + "1,x\n" * 3_000_000)
+        status, shown = cli.on_terminal("ingest", "long", str(path), "--mode", "create", "--url", url)
+        assert status == 0, shown
+        assert re.search(r"reading .*━.*[1-9][\d.]*/12\.0 MB", shown), shown
+        assert "3,000,000 rows into long" in shown
+        assert cli.run("ingest", "long", str(path), "--url", url).stderr == b""
+
     def test_compressed_and_piped(self, url: str, tmp_path: Path) -> None:
         """A compressed file is read as what it holds; `-` is stdin."""
         path = tmp_path / "rows.jsonl.gz"
