@@ -25,6 +25,7 @@ from support.threads import together
 from support.waiting import until
 
 SCHEMA = pa.schema([("i", pa.int64()), ("v", pa.string())])
+HOSTILE = 'a"; DROP TABLE b; --'
 
 
 @pytest.fixture
@@ -621,6 +622,56 @@ class TestEnd:
         for _ in range(20):
             cycle()
         settles_within(before, spare_threads=1, spare_descriptors=1)
+
+
+BAD_INPUT: dict[str, tuple[Callable[[ducktower.FlightClient], Any], str, str]] = {
+    "missing_table": (lambda c: c.ingest("nope", [{"i": 1}]), "TABLE_NOT_FOUND", '"nope"'),
+    "hostile_table": (lambda c: c.ingest(HOSTILE, [{"i": 1}]), "TABLE_NOT_FOUND", HOSTILE),
+    "unknown_column": (lambda c: c.ingest("t", [{"i": 1, "nope": 1}]), "SCHEMA_MISMATCH", '"nope"'),
+    "value": (lambda c: c.ingest("t", [{"i": "seven"}]), "SCHEMA_MISMATCH", '"i"'),
+    "null": (lambda c: c.ingest("t", [{"i": None}]), "CONSTRAINT_VIOLATION", "t.i"),
+    "large_null": (
+        lambda c: c.ingest("t", pa.table({"i": pa.array([1] * 300_000 + [None], pa.int64())})),
+        "CONSTRAINT_VIOLATION",
+        "t.i",
+    ),
+    "query": (lambda c: c.query("SELEC 1"), "INVALID_SQL", "SELEC"),
+    "statement": (lambda c: c.execute("INSERT INTO t VALUES ('x')"), "INVALID_SQL", "'x'"),
+}
+
+
+def test_bad_input_beside_a_writer(start_server: Callable[..., ServerProcess]) -> None:
+    """One line with its code and the thing's name each, nothing of it stored, no word of it in the server's stderr, and
+    whoever writes good rows meanwhile has them all."""
+    server = start_server()
+    with ducktower.connect(server.url) as client:
+        client.execute("CREATE TABLE t (i BIGINT NOT NULL); CREATE TABLE b (i BIGINT)")
+        said = server.stderr
+        stop = threading.Event()
+
+        def write(number: int) -> int:
+            with ducktower.connect(server.url, retry_seconds=0.001) as own:
+                if number == 0:
+                    stored = 0
+                    while not stop.is_set():
+                        stored += own.ingest("t", [{"i": stored}]).rows
+                    return stored
+                try:
+                    for call, code, named in list(BAD_INPUT.values()) * 5:
+                        with pytest.raises(ducktower.DucktowerError) as caught:
+                            call(own)
+                        assert caught.value.code == code
+                        assert named in caught.value.message
+                        assert "\n" not in caught.value.message
+                finally:
+                    stop.set()
+                return 0
+
+        stored, _ = together(2, write)
+        assert stored > 0
+        assert client.query("SELECT i FROM t ORDER BY i")["i"].to_pylist() == list(range(stored))
+        assert client.tables()["table_name"].to_pylist() == ["b", "t"]
+        assert server.stderr == said
 
 
 def test_a_server_process_holds_no_more_after_many_clients(start_server: Callable[..., ServerProcess]) -> None:
