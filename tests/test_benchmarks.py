@@ -5,6 +5,7 @@ Nothing here looks at how fast anything was.
 
 from __future__ import annotations
 
+import io
 import json
 import subprocess
 import sys
@@ -13,6 +14,8 @@ from pathlib import Path
 import pytest
 from benchmarks import report
 from benchmarks.__main__ import MEASUREMENTS
+from benchmarks.figures import Figure
+from rich.console import Console
 
 ROOT = Path(__file__).parent.parent
 FIGURES = {
@@ -53,6 +56,24 @@ def test_a_quick_run_counts_every_row_and_reports(tmp_path: Path, part: str) -> 
     assert written["figures"][0]["title"][:20] in result.stdout
     assert {"cpu", "cores", "filesystem", "fsync_ms", "versions"} <= written["machine"].keys()
     assert [path.name for path in tmp_path.iterdir()] == ["report.json"], "a database was left behind"
+
+
+def test_what_fell_short_is_told() -> None:
+    """The machine, each ratio with its spread and target, and once more what did not reach it."""
+    base = Figure(name="base", title="the base", unit="rows/s", values=[100.0, 100.0, 100.0])
+    kept = {"base_title": base.title, "base": base.values, "target": 0.45}
+    good = Figure(name="good", title="quick enough", unit="rows/s", values=[50.0, 60.0, 70.0], **kept)
+    poor = Figure(name="poor", title="too slow", unit="rows/s", values=[10.0, 20.0, 30.0], **kept)
+    console = Console(file=io.StringIO(), width=150)
+    report.print_report(console, report.report_of([base, good, poor], {"cpu": "a machine"}, judged=True))
+    shown = console.file.getvalue()  # type: ignore[attr-defined]
+    assert "cpu: a machine" in shown
+    assert "0.60 (0.50 to 0.70)" in shown
+    assert "0.20 (0.10 to 0.30)" in shown
+    assert [line for line in shown.splitlines() if line.startswith("SHORT: ")] == [
+        "SHORT: too slow: 20.00 rows/s, >= 0.45 wanted"
+    ]
+    assert "Every target was met." not in shown
 
 
 def test_an_unknown_figure_is_bad_usage() -> None:
