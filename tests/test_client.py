@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import datetime as dt
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from decimal import Decimal
 from pathlib import Path
@@ -20,6 +22,7 @@ import pytest
 import ducktower
 from ducktower.errors import CODES
 from support.cursors import all_returned
+from support.servers import environment
 from support.threads import together
 
 ROWS = [{"id": 1, "v": "a", "x": 1.5}, {"id": 2, "v": None, "x": None}, {"id": 3, "v": "ü", "x": -2.0}]
@@ -176,6 +179,43 @@ class TestIngest:
         client.ingest("t", frame, mode="create")
         client.ingest("t", frame.lazy())
         assert client.query("FROM t").to_pylist() == frame.to_dicts() * 2
+
+    def test_a_reader_larger_than_the_memory_it_takes(self, client: ducktower.FlightClient) -> None:
+        """400 MB of rows that differ go through a process that grows by a part of them, there and back."""
+        client.execute("CREATE TABLE t (i BIGINT)")
+        program = """
+import os, sys
+import psutil, pyarrow as pa, ducktower
+
+ROWS, SCHEMA = 1_000_000, pa.schema([("i", pa.int64())])
+held = []
+
+def look():
+    held.append(psutil.Process().memory_info().rss)
+
+def batches():
+    for _ in range(50):
+        noise = pa.py_buffer(os.urandom(8 * ROWS))
+        yield pa.record_batch([pa.Array.from_buffers(pa.int64(), ROWS, [None, noise])], SCHEMA)
+        look()
+
+with ducktower.connect(sys.argv[1]) as client:
+    client.ingest("t", pa.table({"i": [1]}))
+    look()
+    sent = client.ingest("t", pa.RecordBatchReader.from_batches(SCHEMA, batches())).rows
+    read = 0
+    for batch in client.reader("FROM t"):
+        read += batch.num_rows
+        look()
+    print(sent, read, max(held) - held[0])
+"""
+        done = subprocess.run(
+            [sys.executable, "-c", program, client.url], capture_output=True, text=True, timeout=100, env=environment()
+        )
+        assert done.returncode == 0, done.stderr
+        sent, read, grown = map(int, done.stdout.split())
+        assert (sent, read) == (50_000_000, 50_000_001)
+        assert grown < 200_000_000
 
 
 class TestQuery:
