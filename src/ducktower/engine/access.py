@@ -46,6 +46,13 @@ class Principal:
         """Whether the principal's statements run in transactions that only read."""
         return self.role == "reader"
 
+    def oversees(self, other: Principal) -> bool:
+        """Whether the principal may see and end what `other` runs: its own, and an owner of all tables everybody's.
+
+        A call's text has names and values of the tables that it is about.
+        """
+        return self.name == other.name or (self.role == "owner" and not self.limited)
+
     def may(self, role: Role) -> bool:
         """Whether the principal has that role or a higher one."""
         return _RANK[self.role] >= _RANK[role]

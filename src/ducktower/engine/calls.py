@@ -205,10 +205,6 @@ class Call:
         }
 
 
-def _theirs(call: Call, principal: Principal) -> bool:
-    return principal.role == "owner" or call.caller.principal.name == principal.name
-
-
 class Calls:
     """The registry."""
 
@@ -244,14 +240,14 @@ class Calls:
         call.finish()
 
     def describe(self, principal: Principal = LOCAL) -> list[dict[str, Any]]:
-        """Describe the running calls, oldest first: to an owner all, to everybody else its own."""
-        return [call.describe() for call in self._snapshot() if _theirs(call, principal)]
+        """Describe the running calls, oldest first: to an owner of all tables all, to everybody else its own."""
+        return [call.describe() for call in self._snapshot() if principal.oversees(call.caller.principal)]
 
     def cancel(self, number: int, principal: Principal = LOCAL) -> bool:
         """End the call of that id; False when there is none that the principal may end."""
         with self._lock:
             call = self._running.get(number)
-        if call is None or not _theirs(call, principal):
+        if call is None or not principal.oversees(call.caller.principal):
             return False
         call.end("cancelled")
         return True

@@ -462,7 +462,7 @@ class Engine:
         }
 
     def running(self, caller: Caller | None = None) -> list[dict[str, Any]]:
-        """Describe the calls that run now: to an owner all, to everybody else its own."""
+        """Describe the calls that run now: to an owner of all tables all, to everybody else its own."""
         return self._calls.describe(who(caller))
 
     def cancel(self, number: int, caller: Caller | None = None) -> bool:

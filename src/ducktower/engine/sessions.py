@@ -90,9 +90,9 @@ class Sessions:
         return True
 
     def describe(self, caller: Caller | None = None) -> list[dict[str, Any]]:
-        """Describe the sessions that the caller may know of, oldest first: an owner all, everybody else its own.
+        """Describe the sessions that the caller may know of, oldest first: an owner of all tables all.
 
-        Ids only by their beginning, since an id is a key.
+        Everybody else knows of its own. Ids only by their beginning, since an id is a key.
         """
         principal = who(caller)
         now = time.monotonic()
@@ -105,7 +105,7 @@ class Sessions:
                 "in_transaction": session.in_transaction,
             }
             for session in self._all()
-            if principal.role == "owner" or session.principal.name == principal.name
+            if principal.oversees(session.principal)
         ]
 
     def close_idle(self) -> None:
