@@ -5,6 +5,7 @@ Used by the seeded tests and by `make fuzz`, which tries a million inputs, guide
 
 from __future__ import annotations
 
+import contextlib
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -37,6 +38,7 @@ SEEDS: list[bytes] = [
     b"17",
     b'{"sequence": 1, "last": 3, "rows": 6, "commit": 9}',
     b"[INVALID_SQL] no. Detail: x",
+    b"loader\x0017",
     b"Bearer dtk_0123456789_" + b"a" * 43,
     b"Bearer ducktower.YSAxIGIgYw.c2ln",
     b"Basic b2xnYTpkdGtfMDEyMzQ1Njc4OV9h",
@@ -88,6 +90,7 @@ class Targets:
             lambda raw: commands.parse_path(raw.split(b"\0")),
             lambda raw: parts_of(raw.decode(errors="replace")),
             lambda raw: from_coded_text(raw.decode(errors="replace")),
+            self._naming,
             self._messages,
             self._headers,
             self._cookie,
@@ -106,6 +109,19 @@ class Targets:
         self._logins.close()
         self._engine.close(1)
         self._folder.cleanup()
+
+    @staticmethod
+    def _naming(raw: bytes) -> None:
+        """The headers that name a write: both from the bytes, as text and as they are; and the number alone."""
+        writer, _, sequence = raw.partition(b"\0")
+        texts = writer.decode("latin-1"), sequence.decode("latin-1")
+        for named in ((writer, sequence), texts, (b"loader", raw)):
+            headers = {name: [value] for name, value in zip(commands.NAMING_HEADERS, named, strict=True)}
+            with contextlib.suppress(DucktowerError):
+                found = commands.parse_naming(headers)
+                assert found is not None
+                assert 1 <= found[1] < 2**63
+        commands.parse_naming({commands.NAMING_HEADERS[0]: raw.split(b"\0")})
 
     @staticmethod
     def _messages(raw: bytes) -> None:
