@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from typing import Any
 
 import adbc_driver_flightsql.dbapi as adbc
@@ -148,7 +149,7 @@ import sys, time
 import adbc_driver_flightsql.dbapi as adbc
 import pyarrow as pa
 
-url, mode, autocommit = sys.argv[1:4]
+url, table, mode, autocommit = sys.argv[1:5]
 schema = pa.schema([("id", pa.int64()), ("filler", pa.string())])
 
 def batches():
@@ -159,20 +160,21 @@ def batches():
             time.sleep(600)
 
 with adbc.connect(url, autocommit=autocommit == "on") as connection, connection.cursor() as cursor:
-    cursor.adbc_ingest("t", pa.RecordBatchReader.from_batches(schema, batches()), mode=mode)
+    cursor.adbc_ingest(table, pa.RecordBatchReader.from_batches(schema, batches()), mode=mode)
 """
 
 
 @pytest.mark.parametrize("autocommit", ["on", "off"])
-@pytest.mark.parametrize("mode", ["append", "replace"])
+@pytest.mark.parametrize("mode", ["create", "append", "replace", "create_append"])
 def test_a_client_that_dies_half_way_leaves_the_table_as_it_was(
     server: ducktower.FlightServer, client: ducktower.FlightClient, mode: str, autocommit: str
 ) -> None:
     """Killed while it uploads: nothing is stored, nothing is dropped, and the table can be written at once."""
     client.execute("CREATE TABLE t (id BIGINT, filler VARCHAR)")
     client.execute("INSERT INTO t VALUES (7, 'kept')")
+    table = "made" if mode == "create" else "t"
     uploader = subprocess.Popen(
-        [sys.executable, "-c", _UPLOADER, server.url, mode, autocommit], stdout=subprocess.PIPE, text=True
+        [sys.executable, "-c", _UPLOADER, server.url, table, mode, autocommit], stdout=subprocess.PIPE, text=True
     )
     try:
         assert uploader.stdout is not None
@@ -187,8 +189,42 @@ def test_a_client_that_dies_half_way_leaves_the_table_as_it_was(
     assert ids(client) == [7]
     client.execute("INSERT INTO t VALUES (8, 'after')")
     assert ids(client) == [7, 8]
+    assert client.tables()["table_name"].to_pylist() == ["t"]
     if autocommit == "on":
         cursors_back(server, left=1)
+
+
+@pytest.mark.parametrize("autocommit", [True, False])
+@pytest.mark.parametrize("count", [1, 40])
+@pytest.mark.parametrize("mode", ["create", "append", "replace", "create_append"])
+def test_a_source_that_fails_half_way_leaves_the_table_as_it_was(
+    connect: Any, client: ducktower.FlightClient, mode: str, count: int, autocommit: bool
+) -> None:
+    """Of few rows and of many nothing is stored. The driver gives a begun upload up when its cursor is closed."""
+    client.execute("CREATE TABLE t AS SELECT 7::BIGINT AS id, 'kept' AS filler")
+    table = "made" if mode == "create" else "t"
+    schema = pa.schema([("id", pa.int64()), ("filler", pa.string())])
+
+    def batches() -> Iterator[pa.RecordBatch]:
+        for number in range(count):
+            yield pa.record_batch({"id": [number] * 1000, "filler": ["x" * 100] * 1000}, schema=schema)
+        raise ValueError("the source broke")
+
+    connection = connect(autocommit=autocommit)
+    with connection.cursor() as cursor:
+        with pytest.raises(adbc.Error, match="the source broke"):
+            cursor.adbc_ingest(table, pa.RecordBatchReader.from_batches(schema, batches()), mode=mode)
+        assert ids(client) == [7]
+    until(lambda: not client.sessions(), "the end of the upload")
+    assert client.tables()["table_name"].to_pylist() == ["t"]
+    assert ids(client) == [7]
+    if not autocommit:
+        connection.rollback()
+    with connection.cursor() as cursor:
+        assert cursor.adbc_ingest("t", pa.table({"id": [8], "filler": ["after"]}), mode="append") == 1
+        if not autocommit:
+            connection.commit()
+    assert ids(client) == [7, 8]
 
 
 def test_options_that_mean_nothing_are_refused(raw_sql: RawFlightSql, client: ducktower.FlightClient) -> None:
