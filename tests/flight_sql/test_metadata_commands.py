@@ -73,6 +73,35 @@ def test_schemas_are_exactly_those_of_the_protocol(raw_sql: RawFlightSql, questi
     assert raw_sql.fetch(info).num_rows == table.num_rows
 
 
+# As format/FlightSql.proto has them, in its own words; "!" is "not null".
+SPECIFIED = {
+    "primary keys": "catalog_name string, db_schema_name string, table_name string!, column_name string!, "
+    "key_name string, key_sequence int32!",
+    "exported keys": "pk_catalog_name string, pk_db_schema_name string, pk_table_name string!, pk_column_name string!, "
+    "fk_catalog_name string, fk_db_schema_name string, fk_table_name string!, fk_column_name string!, "
+    "key_sequence int32!, fk_key_name string, pk_key_name string, update_rule uint8!, delete_rule uint8!",
+    "types": "type_name string!, data_type int32!, column_size int32, literal_prefix string, literal_suffix string, "
+    "create_params list<item: string not null>, nullable int32!, case_sensitive bool!, searchable int32!, "
+    "unsigned_attribute bool, fixed_prec_scale bool!, auto_increment bool, local_type_name string, "
+    "minimum_scale int32, maximum_scale int32, sql_data_type int32!, datetime_subcode int32, num_prec_radix int32, "
+    "interval_precision int32",
+    "facts": "info_name uint32!, value dense_union<string_value: string=0, bool_value: bool=1, bigint_value: int64=2, "
+    "int32_bitmask: int32=3, string_list: list<item: string>=4, "
+    "int32_to_int32_list_map: map<int32, list<item: int32>>=5>!",
+}
+SPECIFIED |= dict.fromkeys(("imported keys", "cross reference"), SPECIFIED["exported keys"])
+
+
+@pytest.mark.parametrize("question", SPECIFIED)
+def test_schemas_are_those_that_the_specification_spells_out(raw_sql: RawFlightSql, question: str) -> None:
+    """Written here once more, so that a slip in ours is no slip in both."""
+    schema = raw_sql.ask(QUESTIONS[question][0]).schema
+    assert (
+        ", ".join(f"{field.name} {field.type}{'' if field.nullable else '!'}" for field in schema)
+        == SPECIFIED[question]
+    )
+
+
 def names(table: pa.Table) -> list[str]:
     """Return the tables named in an answer."""
     found: list[str] = table["table_name"].to_pylist()
@@ -153,6 +182,17 @@ def test_every_type_in_the_list_is_duckdbs(raw_sql: RawFlightSql, cursor: Any) -
         if row["type_name"] != "ENUM":
             cursor.execute(f"SELECT CAST(NULL AS {row['type_name']})")
             cursor.fetchall()
+
+
+def test_every_type_of_duckdbs_is_in_the_list(raw_sql: RawFlightSql) -> None:
+    """But those that are made of others, for which JDBC and ODBC have no number, and those that no column can have."""
+    answer = raw_sql.query(
+        "SELECT DISTINCT logical_type AS kind FROM duckdb_types() WHERE database_name = 'system' "
+        "AND type_category IS DISTINCT FROM 'COMPOSITE' AND logical_type NOT IN ('NULL', 'TUPLE', 'TYPE', 'VARIANT')"
+    )
+    kinds = set(answer["kind"].to_pylist())
+    assert {"VARCHAR", "HUGEINT", "TIMESTAMP WITH TIME ZONE"} <= kinds
+    assert kinds <= set(raw_sql.ask(m.CommandGetXdbcTypeInfo())["type_name"].to_pylist())
 
 
 # -- by the driver -----------------------------------------------------------------------------------------
