@@ -62,6 +62,67 @@ def test_a_deadline_of_the_client(
     cursors_back(server)
 
 
+FILL = f"INSERT INTO t SELECT a.range {ENDLESS.partition('count(*) ')[2]} WHERE hash(a.range + b.range) % 1000 = 0"
+
+
+@pytest.mark.parametrize("autocommit", [True, False])
+def test_a_deadline_of_an_update(connect: Any, client: ducktower.FlightClient, autocommit: bool) -> None:
+    """It ends the statement on the server, and nothing of it is stored, nor of its script or transaction."""
+    client.execute("CREATE TABLE t AS SELECT 1::BIGINT AS n")
+    connection = connect(autocommit=autocommit)
+    with connection.cursor() as limited, connection.cursor() as cursor:
+        limited.adbc_statement.set_options(**{flightsql.StatementOptions.TIMEOUT_UPDATE.value: "0.5"})
+        if not autocommit:
+            cursor.execute("INSERT INTO t VALUES (2)")
+        with pytest.raises(adbc_driver_manager.Error, match=r"(?i)timeout|deadline"):
+            limited.execute(f"INSERT INTO t VALUES (3); {FILL}")
+        until(lambda: not client.sessions(), "the statement to end")
+        if not autocommit:
+            connection.rollback()
+        cursor.execute("SELECT n FROM t")
+        assert cursor.fetchall() == [(1,)]
+        cursor.execute("UPDATE t SET n = 5")
+        if not autocommit:
+            connection.commit()
+    assert client.query("SELECT n FROM t")["n"].to_pylist() == [5]
+
+
+def test_a_deadline_of_fetching(connect: Any, client: ducktower.FlightClient, server: ducktower.FlightServer) -> None:
+    """A result that takes longer to fetch than its client has is ended on the server, too."""
+    connection = connect()
+    with connection.cursor() as limited, connection.cursor() as cursor:
+        limited.adbc_statement.set_options(**{flightsql.StatementOptions.TIMEOUT_FETCH.value: "0.5"})
+        limited.execute(LONG)
+        with pytest.raises((adbc_driver_manager.Error, pa.ArrowException, OSError), match=r"(?i)timeout|deadline"):
+            limited.fetch_record_batch().read_all()
+        until(lambda: not client.sessions(), "the query to end")
+        cursor.execute("SELECT 1")
+        assert cursor.fetchone() == (1,)
+    cursors_back(server)
+
+
+def test_cancel_of_an_update_by_the_driver(cursor: Any, client: ducktower.FlightClient) -> None:
+    """`adbc_cancel` from another thread ends it on the server, and nothing is stored."""
+    client.execute("CREATE TABLE t AS SELECT 1::BIGINT AS n")
+    failures: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            cursor.execute(FILL)
+        except adbc_driver_manager.Error as error:
+            failures.append(error)
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    until(client.sessions, "the statement to run")
+    cursor.adbc_cancel()
+    thread.join(60)
+    assert "CANCEL" in str(failures[0]).upper()
+    until(lambda: not client.sessions(), "the statement to end")
+    cursor.execute("SELECT n FROM t")
+    assert cursor.fetchall() == [(1,)]
+
+
 def test_a_reader_that_is_dropped(cursor: Any, server: ducktower.FlightServer, client: ducktower.FlightClient) -> None:
     """A client that stops reading and closes its cursor frees the query's cursor."""
     cursor.execute(LONG)

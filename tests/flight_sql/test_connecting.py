@@ -60,16 +60,20 @@ def test_connections_do_not_see_each_others_state(connect: Any) -> None:
             other.execute("SELECT n FROM mine")
 
 
-def test_close_rolls_back(connect: Any, client: ducktower.FlightClient) -> None:
-    """What was not committed is gone with the connection, and its session too."""
-    client.execute("CREATE TABLE t (n INTEGER)")
+def test_close_rolls_back(connect: Any, client: ducktower.FlightClient, server: ducktower.FlightServer) -> None:
+    """What was not committed is gone with the connection, and its session too: its rows are anybody's at once."""
+    client.execute("CREATE TABLE t AS SELECT 0 AS n")
     connection = connect(autocommit=False)
     with connection.cursor() as cursor:
-        cursor.execute("INSERT INTO t VALUES (1)")
+        cursor.execute("UPDATE t SET n = 1")
+    assert [one["in_transaction"] for one in server.engine.sessions.describe()] == [True]
     connection.close()
-    assert client.query("SELECT count(*) AS n FROM t")["n"][0].as_py() == 0
-    with connect(autocommit=False).cursor() as cursor:
-        cursor.execute("INSERT INTO t VALUES (1)")
+    assert server.engine.sessions.describe() == []
+    other = connect(autocommit=False)
+    with other.cursor() as cursor:
+        cursor.execute("UPDATE t SET n = n + 10")  # a conflict, were the first transaction still open
+        other.commit()
+    assert client.query("SELECT n FROM t")["n"].to_pylist() == [10]
 
 
 def test_a_closed_session_is_refused(server: ducktower.FlightServer) -> None:

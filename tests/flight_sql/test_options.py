@@ -7,12 +7,15 @@ from typing import Any
 import adbc_driver_flightsql.dbapi as adbc
 import adbc_driver_manager
 import pytest
+from adbc_driver_flightsql import ConnectionOptions
 
 import ducktower
 from ducktower.protocol.flight_sql import flight_messages as f
 from support.flight_sql import RawFlightSql
 
-OPTION = "adbc.flight.sql.session.option."
+OPTION = ConnectionOptions.OPTION_SESSION_OPTION_PREFIX.value
+OPTION_BOOL = ConnectionOptions.OPTION_BOOL_SESSION_OPTION_PREFIX.value
+OPTION_ERASE = ConnectionOptions.OPTION_ERASE_SESSION_OPTION_PREFIX.value
 
 
 def options_of(raw: RawFlightSql) -> dict[str, Any]:
@@ -69,6 +72,29 @@ def test_a_time_zone(server: ducktower.FlightServer) -> None:
         assert options_of(raw)["TimeZone"] == "Asia/Tokyo"
         asked = raw.query("SELECT strftime(TIMESTAMPTZ '2026-01-01 00:00:00+00', '%H') AS hour")
         assert asked["hour"].to_pylist() == ["09"]
+
+
+def test_settings_by_the_driver(connect: Any) -> None:
+    """Set, read, and taken back as the driver's own options; what is refused is named, and the connection goes on."""
+    connection = connect()
+    handle = connection.adbc_connection
+    asked = "SELECT strftime(TIMESTAMPTZ '2026-01-01 00:00:00+00', '%H'), 7 / 2"
+
+    def answered() -> Any:
+        with connection.cursor() as cursor:
+            cursor.execute(asked)
+            return cursor.fetchone()
+
+    before = (handle.get_option(f"{OPTION}TimeZone"), answered())
+    handle.set_options(**{f"{OPTION}TimeZone": "Asia/Tokyo"})
+    handle.set_options(**{f"{OPTION_BOOL}integer_division": "true"})
+    assert (handle.get_option(f"{OPTION}TimeZone"), answered()) == ("Asia/Tokyo", ("09", 3))
+    for name, value in (("memory_limit", "1TB"), ("nosuch", "x"), ("TimeZone", "nowhere")):
+        with pytest.raises(adbc_driver_manager.Error, match=name):
+            handle.set_options(**{OPTION + name: value})
+    handle.set_options(**{f"{OPTION_ERASE}TimeZone": ""})
+    handle.set_options(**{f"{OPTION_ERASE}integer_division": ""})
+    assert (handle.get_option(f"{OPTION}TimeZone"), answered()) == before
 
 
 def test_what_is_refused_is_named(server: ducktower.FlightServer) -> None:

@@ -203,6 +203,27 @@ def test_executemany_of_a_hundred_thousand_rows(cursor: Any, client: ducktower.F
     assert client.query("SELECT count(*) AS n, max(id) AS m FROM big").to_pylist() == [{"n": 100_000, "m": 99_999}]
 
 
+@pytest.mark.parametrize("autocommit", [True, False])
+def test_executemany_is_one_insert_within_a_transaction_too(
+    connect: Any, client: ducktower.FlightClient, autocommit: bool
+) -> None:
+    """A column keeps the statement that stored its row: a loop would run the one that was given."""
+    client.execute("CREATE TABLE big (id BIGINT, v VARCHAR, ran VARCHAR DEFAULT current_query())")
+    rows = pa.table({"id": pa.array(range(100_000)), "v": pa.array([f"v{i}" for i in range(100_000)])})
+    sql = "INSERT INTO big (id, v) VALUES (?, ?)"
+    connection = connect(autocommit=autocommit)
+    with connection.cursor() as cursor:
+        cursor.execute("INSERT INTO big (id, v) VALUES (?, upper(?))", (-1, "x"))
+        cursor.executemany(sql, rows)
+        assert cursor.rowcount == 100_000
+        if not autocommit:
+            assert client.query("SELECT count(*) AS n FROM big").to_pylist() == [{"n": 0}]
+            connection.commit()
+    asked = "SELECT count(*) AS n, count(DISTINCT ran) AS ran, bool_or(ran LIKE '%VALUES%') AS loop FROM big WHERE id "
+    assert client.query(asked + ">= 0").to_pylist() == [{"n": 100_000, "ran": 1, "loop": False}]
+    assert client.query(asked + "< 0").to_pylist() == [{"n": 1, "ran": 1, "loop": True}]
+
+
 def test_executemany_without_rows(cursor: Any, table: str, client: ducktower.FlightClient) -> None:
     """Stores nothing and counts nothing."""
     cursor.executemany(
