@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import socket
 import subprocess
 import sys
@@ -426,7 +427,7 @@ class TestStart:
     def test_the_same_file_twice_in_two_processes(
         self, server: ducktower.FlightServer, database: Path, tmp_path: Path
     ) -> None:
-        """The second process says which file is held, with exit status 1 and no traceback."""
+        """The second process says which file is held and by whom, with exit status 1 and no traceback."""
         done = subprocess.run(
             [sys.executable, "-m", "ducktower.cli", "serve", str(database), "--port", "0"],
             capture_output=True,
@@ -436,6 +437,7 @@ class TestStart:
         )
         assert done.returncode == 1
         assert str(database) in done.stderr
+        assert f"(PID {os.getpid()})" in done.stderr
         assert "UNAVAILABLE: " in done.stderr
         assert "Traceback" not in done.stderr
 

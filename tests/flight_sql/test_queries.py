@@ -39,12 +39,14 @@ TYPES = {
     "BIT": "'0101'",
     "DATE": "'2026-11-24'",
     "TIME": "'12:34:56.789012'",
+    "TIME_NS": "'12:34:56.789012345'",
     "TIMETZ": "'12:34:56+02'",
     "TIMESTAMP": "'2026-11-24 12:34:56.789012'",
     "TIMESTAMP_S": "'2026-11-24 12:34:56'",
     "TIMESTAMP_MS": "'2026-11-24 12:34:56.789'",
     "TIMESTAMP_NS": "'2026-11-24 12:34:56.789012345'",
     "TIMESTAMPTZ": "'2026-11-24 12:34:56+00'",
+    "TIMESTAMPTZ_NS": "'2026-11-24 12:34:56.789012345+00'",
     "INTERVAL": "'1 month 2 days 3 seconds'",
     "UUID": "'4ac7a9e9-607c-4c8a-84f3-843f0191e3fd'",
     "JSON": """'{"a": [1, null]}'""",
@@ -54,6 +56,10 @@ TYPES = {
     "STRUCT(a INTEGER, b VARCHAR)": "{'a': 1, 'b': 'x'}",
     "MAP(VARCHAR, INTEGER)": "MAP {'k': 1}",
     "UNION(n INTEGER, s VARCHAR)": "'x'",
+    "BIGNUM": "'123456789012345678901234567890123456789012345678901234567890'",
+    "GEOMETRY": "'POINT (1 2)'",
+    "VARIANT": "42",
+    "STRUCT(l STRUCT(d DECIMAL(9,2))[], m MAP(VARCHAR, DOUBLE))": "{'l': [{'d': 1.25}, NULL], 'm': MAP {'k': 1.5}}",
 }
 
 

@@ -9,6 +9,7 @@ import pyarrow as pa
 import pytest
 
 import ducktower
+from ducktower.protocol.flight_sql import flight_messages as f
 from ducktower.protocol.flight_sql import messages as m
 from support.flight_sql import RawFlightSql
 
@@ -117,9 +118,28 @@ def test_names_and_nulls(connect: Any, facts: dict[int, Any]) -> None:
         assert cursor.fetchone() == (1, 2)
         cursor.execute("SELECT n FROM (VALUES (NULL), (1)) v(n) ORDER BY n")
         assert (facts[507], cursor.fetchall()) == (3, [(1,), (None,)])
+        cursor.execute("SELECT n FROM (VALUES (NULL), (1)) v(n) ORDER BY n DESC")
+        assert cursor.fetchall() == [(1,), (None,)]  # at the end, and not merely high
         cursor.execute("SELECT NULL || 'x' IS NULL")
         assert (facts[516], cursor.fetchone()) == (True, (True,))
     assert (facts[503], facts[505], facts[513]) == (1, 1, "\\")
+
+
+def test_what_the_server_can_do(connect: Any, raw_sql: RawFlightSql, facts: dict[int, Any]) -> None:
+    """It writes, takes SQL and no Substrait, has transactions, cancels, and ingests, within transactions too."""
+    assert [facts[number] for number in (3, 4, 5, 8, 9, 10, 11)] == [False, True, False, 1, True, True, True]
+    with pytest.raises(NotImplementedError):
+        raw_sql.act("CreatePreparedSubstraitPlan")
+    waiting = raw_sql.info(m.CommandStatementQuery(query="FROM range(10_000_000)"))
+    assert raw_sql.cancel(waiting) == f.CANCEL_STATUS_CANCELLED
+    more = pa.table({"n": [2], "s": ["b"]})
+    connection = connect(autocommit=False)
+    with connection.cursor() as cursor:
+        assert cursor.adbc_ingest("t", more, mode="append") == 1
+        connection.rollback()
+        assert cursor.adbc_ingest("t", more, mode="append") == 1
+        connection.commit()
+    assert raw_sql.query("SELECT n FROM t ORDER BY n")["n"].to_pylist() == [1, 2]
 
 
 def test_conversions(connect: Any, facts: dict[int, Any]) -> None:

@@ -16,6 +16,7 @@ import adbc_driver_flightsql.dbapi as adbc
 import pyarrow as pa
 import pyarrow.flight as flight
 import pytest
+from adbc_driver_flightsql import DatabaseOptions
 
 import cli_support as cli
 import ducktower
@@ -195,6 +196,32 @@ class TestLoggingIn:
             assert cursor.fetchall() == [(0,)]
         (described,) = [one for one in closed.engine.sessions.describe() if one["principal"] == "olga"] or [None]
         assert described is None  # the driver closed its session
+
+    def test_as_bearer_of_the_driver(self, closed: ducktower.FlightServer, owner: str) -> None:
+        """Without a Handshake: the driver goes on with the session that the first answer hands out."""
+        options = {DatabaseOptions.AUTHORIZATION_HEADER.value: f"Bearer {owner}"}
+        with adbc.connect(closed.url, db_kwargs=options, autocommit=True) as connection, connection.cursor() as cursor:
+            cursor.execute("CREATE TEMP TABLE mine AS SELECT 42 AS n")
+            cursor.execute("SELECT n FROM mine")
+            assert cursor.fetchall() == [(42,)]
+
+    @pytest.mark.parametrize(
+        "options",
+        [
+            {},
+            {"username": "olga", "password": "wrong"},
+            {DatabaseOptions.AUTHORIZATION_HEADER.value: "Bearer wrong"},
+        ],
+        ids=["nothing", "password", "bearer"],
+    )
+    def test_the_driver_is_refused(self, closed: ducktower.FlightServer, options: dict[str, str]) -> None:
+        """By name, while it connects or with its first statement."""
+        with (
+            pytest.raises(adbc.ProgrammingError, match=r"\[UNAUTHENTICATED\]"),
+            adbc.connect(closed.url, db_kwargs=options, autocommit=True) as connection,
+            connection.cursor() as cursor,
+        ):
+            cursor.execute("SELECT 1")
 
     def test_as_header_of_a_foreign_client(self, closed: ducktower.FlightServer, owner: str) -> None:
         """Basic and Bearer, for each call."""
