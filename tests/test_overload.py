@@ -29,7 +29,9 @@ T = TypeVar("T")
 
 EACH = 64
 TOTAL_BYTES = 512 * MIB
-LOAD = pa.table({"i": range(40_000), "v": [f"{i:0150d}" for i in range(40_000)]})
+WIDTH = 150
+LOAD = pa.table({"i": range(40_000), "v": [f"{i:0{WIDTH}d}" for i in range(40_000)]})
+"""Each row tells itself whether its values belong together."""
 TYPED = ("LIMIT_EXCEEDED", "OVERLOADED")
 """The memory of one call's own, and what others have."""
 QUERIES = (
@@ -102,6 +104,7 @@ def test_an_overload_ends_with_typed_errors(start_server: Callable[..., ServerPr
     with ducktower.connect(server.url, retry_seconds=60) as client:
         stored = sum(rows for _, rows in outcomes)
         assert client.query("SELECT count(*) AS n FROM t").to_pylist() == [{"n": stored}]
+        assert client.query(f"SELECT * FROM t WHERE v NOT IN ('small', lpad(i::VARCHAR, {WIDTH}, '0'))").num_rows == 0
         assert client.ingest("t", LOAD).rows == LOAD.num_rows
         assert client.query(QUERIES[0]).num_rows == 300_000
         assert client.health()["fatal_errors"] == 0

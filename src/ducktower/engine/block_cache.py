@@ -23,17 +23,13 @@ import duckdb
 from ..config import EngineConfig
 from ..errors import DucktowerError
 from .database import Database
+from .headroom import held
 
 __all__ = ["BlockCache"]
 
 log = logging.getLogger(__name__)
 
 _LOOK_SECONDS = 0.05
-_HELD = """
-SELECT coalesce(sum(memory_usage_bytes), 0)::BIGINT AS total,
-    coalesce(sum(memory_usage_bytes) FILTER (tag = 'BASE_TABLE'), 0)::BIGINT AS cached
-FROM duckdb_memory()
-"""
 
 
 class BlockCache:
@@ -44,9 +40,6 @@ class BlockCache:
         self._growth_bytes_max = config.stream_cache_bytes_max
         # Without a file the blocks are the data: there is nothing to drop.
         self._off = self._growth_bytes_max is None or config.database == ":memory:"
-        self._restore = (
-            "RESET memory_limit" if config.memory_limit is None else f"SET memory_limit = '{config.memory_limit}'"
-        )
         # Guarded by _changed's lock: everything below. The thread waits on it while nothing streams.
         self._changed = threading.Condition()
         self._streams = 0
@@ -103,14 +96,14 @@ class BlockCache:
                 if not self._streams or floor is None:
                     continue
             with contextlib.suppress(duckdb.Error, DucktowerError), self._cursor() as cursor:
-                total, cached = _held(cursor)
-                surplus = cached - floor
+                now = held(cursor)
+                surplus = now.cached - floor
                 if surplus > (self._growth_bytes_max or 0):
-                    self._trim(cursor, total - min(surplus, cached // 2))
+                    self._trim(cursor, now.total - min(surplus, now.cached // 2))
 
     def _cached_now(self) -> int:
         with contextlib.suppress(duckdb.Error, DucktowerError), self._cursor() as cursor:
-            return _held(cursor)[1]
+            return held(cursor).cached
         return 0
 
     @contextlib.contextmanager
@@ -127,14 +120,6 @@ class BlockCache:
 
     def _trim(self, cursor: Any, limit_bytes: int) -> None:
         try:
-            cursor.execute(f"SET memory_limit = '{limit_bytes}B'")
+            self._database.headroom.squeeze(cursor, limit_bytes)
         except duckdb.OutOfMemoryException:
             log.debug("blocks in use cannot be dropped")  # DuckDB kept its limit then, and dropped what it could
-        finally:
-            cursor.execute(self._restore)
-
-
-def _held(cursor: Any) -> tuple[int, int]:
-    """Return the bytes of all DuckDB's buffers, and of the cached blocks among them."""
-    total, cached = cursor.execute(_HELD).fetchall()[0]
-    return total, cached

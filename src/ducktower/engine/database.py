@@ -14,7 +14,7 @@ import re
 import shlex
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -24,6 +24,7 @@ from .. import cores
 from ..config import EngineConfig
 from ..errors import InternalError, InvalidArgument, Unavailable
 from .failures import first_line, is_fatal, without_paths
+from .headroom import Headroom
 from .opened import opened_directories
 from .places import Places
 from .shares import Share
@@ -102,6 +103,7 @@ class Database:
         self._changed = threading.Condition()
         self._state: State = "serving"
         self._leases: set[Lease] = set()
+        self._clients = 0  # of them, those on which statements of clients run
         self._generation = 0
         self._reopening_since: float | None = None
         self._fatal_errors = 0
@@ -111,6 +113,7 @@ class Database:
         self._before_reopen: list[Callable[[], None]] = []
         self._checkpointing = threading.Lock()  # held while one is written, and by who must not meet one
         self._descriptor: int | None = None
+        self.headroom = Headroom(self._internal, lambda: self._clients > 0, self.note, config.memory_limit)
         self._claim()
         try:
             self._root = self._connect()
@@ -168,8 +171,9 @@ class Database:
             with self._changed:
                 if self._state != "serving":
                     raise Unavailable(f"the database is {self._state}")
-                lease = Lease(self._root.cursor(), lambda done: self._returned(done, places, share))
+                lease = Lease(self._root.cursor(), lambda done: self._returned(done, pool, share))
                 self._leases.add(lease)
+                self._clients += pool != "internal"
         except BaseException as error:
             places.give_back(share)
             self.note(error)
@@ -207,17 +211,11 @@ class Database:
     def checkpoint(self) -> None:
         """Write the WAL's contents into the database file, beside those who write.
 
-        Raises duckdb.TransactionException when an open transaction does not allow it now.
+        Raises duckdb.TransactionException when an open transaction does not allow it now, Overloaded when queries have
+        all memory.
         """
-        with self._checkpointing:
-            lease = self.lease("internal")
-            try:
-                lease.cursor.execute("CHECKPOINT")
-            except duckdb.Error as error:
-                self.note(error)
-                raise
-            finally:
-                lease.close()
+        with self._checkpointing, self.headroom.for_checkpoint(), self._internal() as cursor:
+            cursor.execute("CHECKPOINT")
 
     def without_checkpoints(self) -> contextlib.AbstractContextManager[Any]:
         """Return what keeps `checkpoint` waiting while it is entered; DuckDB's own may come all the same."""
@@ -267,12 +265,22 @@ class Database:
 
     # -- within ---------------------------------------------------------------------------------------
 
-    def _returned(self, lease: Lease, places: Places, share: Share | None) -> None:
+    @contextlib.contextmanager
+    def _internal(self) -> Iterator[Any]:
+        """Lease a cursor for what is nobody's, until the block ends."""
+        lease = self.lease("internal")
+        try:
+            yield lease.cursor
+        finally:
+            lease.close()
+
+    def _returned(self, lease: Lease, pool: Pool, share: Share | None) -> None:
         with self._changed:
             self._leases.discard(lease)
+            self._clients -= pool != "internal"
             if self._state != "serving":
                 self._changed.notify_all()
-        places.give_back(share)
+        self._pools[pool].give_back(share)
 
     def _connect(self) -> Any:
         config = self._config
@@ -283,7 +291,7 @@ class Database:
             "autoinstall_known_extensions": "false",
             "autoload_known_extensions": str(config.external_access).lower(),
             "allow_community_extensions": "false",
-            # `memory_limit` for `block_cache` alone; the others are harmless ones that a session may change for itself.
+            # `memory_limit` for `headroom` alone; the others are harmless ones that a session may change for itself.
             # `statements` keeps clients from the first and from SET GLOBAL.
             "allowed_configs": str(["memory_limit", *SESSION_SETTINGS]),
             # Row groups of an upload that wait in memory, for each thread: 5 by default.
@@ -305,6 +313,7 @@ class Database:
             root.execute(f"SET allowed_directories = {_list(self._directories)}")
             for name, value in locked.items():
                 root.execute(f"SET {name} = {value}")
+        self.headroom.opened(root)
         return root
 
     def _opened(self, settings: dict[str, Any]) -> Any:

@@ -100,7 +100,9 @@ class Engine:
         self._schedule = BackupSchedule(self.config, self.backups, lambda kind: self._calls.end_kind(kind, "stopping"))
         self._guard = Guard(self.config, self._database.catalog)
         self._scripts = Scripts(
-            self.config, self._disk.admit, self._tables_changed, self._ledger, commits=self._commits.add
+            *(self.config, self._disk.admit, self._tables_changed, self._ledger),
+            commits=self._commits.add,
+            headroom=self._database.headroom,
         )
         self._known_tables = KnownTables(self._cursors)
         self._describer = Describer()
@@ -627,7 +629,10 @@ class Engine:
             with self._ledger.turn(lease.cursor, claim, self._commits.add) as turn:
                 if turn.first is not None:
                     return turn.first
-                load = Load(lease, self._database.catalog, target, schema, call, turn.before_commit)
+                load = Load(
+                    *(lease, self._database.catalog, target, schema, call, turn.before_commit),
+                    headroom=self._database.headroom,
+                )
                 with self._cache.streaming():
                     rows = store(load, self.config.conflict_retry_seconds)
             if target.mode not in ("append", "upsert"):

@@ -82,14 +82,19 @@ _DISK_REFUSED = re.compile("Could not (?:write|sync)")
 """How DuckDB says that a disk is full, or fails. Unless that is fatal, the transaction is rolled back."""
 
 _NO_MEMORY = re.compile("(?:failed to|could not) (?:allocate|pin)")
-"""How a COMMIT says that it found no memory; elsewhere that has a class of its own."""
+"""How a COMMIT says that it found no memory; elsewhere that has a class of its own. DuckDB 2.0 leaves the table wrong
+then, in memory: what is appended next would be stored with values of other rows."""
 
 _NAMED = re.compile(r"([A-Z][A-Za-z]*(?: [A-Za-z]+)* Error): ")
 
 
 def is_fatal(error: BaseException) -> bool:
-    """Whether DuckDB gave its database up: every later statement fails until it is opened again."""
-    return isinstance(error, duckdb.FatalException)
+    """Whether the database must be opened again: DuckDB gave it up, or left a table wrong in memory."""
+    return isinstance(error, duckdb.FatalException) or _leaves_wrong(error)
+
+
+def _leaves_wrong(error: BaseException) -> bool:
+    return isinstance(error, duckdb.TransactionException) and _NO_MEMORY.search(str(error)) is not None
 
 
 def first_line(text: str) -> str:
@@ -107,12 +112,17 @@ def translate(error: BaseException, call: Call | None = None) -> DucktowerError:
     nobody can tell what became of a COMMIT, until the file is open again.
     """
     found = _translated(error, call)
-    return unknown(found) if is_fatal(error) else found
+    return unknown(found) if isinstance(error, duckdb.FatalException) else found
 
 
 def _translated(error: BaseException, call: Call | None) -> DucktowerError:
     if isinstance(error, DucktowerError):
         return error
+    if _leaves_wrong(error):  # which ends all calls, this one too
+        return Unavailable(
+            "nothing was stored, COMMIT found no memory and the database is being reopened: "
+            + without_paths(first_line(str(error)))
+        )
     asked = call.error() if call is not None else None
     if asked is not None:
         return asked
@@ -180,13 +190,11 @@ def _reopening(text: str) -> str:
 
 
 def _transaction_failure(text: str) -> DucktowerError:
-    """TransactionException: a conflict (retry), a refused write, or a COMMIT without disk or memory."""
+    """TransactionException: a conflict (retry), a refused write, or a COMMIT without disk."""
     if "read-only mode" in text:
         return Forbidden(f"this call only reads: {text}")
     if _DISK_REFUSED.search(text):
         return Unavailable(f"nothing was stored: {text}")
-    if _NO_MEMORY.search(text):
-        return LimitExceeded(f"nothing was stored: {text}")
     if (
         "onflict" in text
         or text.startswith("Failed to commit")

@@ -28,7 +28,7 @@ from ..errors import DucktowerError, LimitExceeded, Overloaded, Unavailable, unk
 from ..monitor import Counter
 from .calls import Call, Caller, Calls
 from .database import Database, Lease
-from .failures import first_line, is_fatal, translate, without_paths
+from .failures import is_fatal, translate
 from .inserts import VALUE_ERRORS, Source, diagnose, insert_sql, table_columns
 from .ledger import LEDGER, Ledger, Row
 from .words import Claim, Divided, Outcome, PlanKey, Receipt, SlowWrite, Target, Write
@@ -43,6 +43,8 @@ _WORTH_TRYING = (duckdb.CatalogException, duckdb.BinderException, duckdb.Transac
 """A table that is another one by now, or a conflict. Rows that do not fit will not fit the next time either."""
 _BEFORE_COMMIT = (duckdb.ConstraintException, duckdb.CatalogException, duckdb.BinderException, *VALUE_ERRORS)
 """What a statement fails with before its own COMMIT: it is known that nothing was stored."""
+_COMMIT_TAKES = 2
+"""How many times the bytes of the rows COMMIT takes at most: they are in the transaction, and copied."""
 _SLOW_SECONDS = 60.0
 _REOPEN_WAIT_SECONDS = 30.0  # longer than a stalled reader is waited for
 
@@ -65,9 +67,7 @@ class _Plan:
             else:  # MERGE, which DuckDB 2.0 cannot prepare: it is parsed once and planned each time
                 self._execute = cursor.extract_statements(sql)[0]
         except duckdb.Error as error:
-            reason = _told(error)
-            if not isinstance(reason, Overloaded | Unavailable):
-                reason = diagnose(cursor, catalog, target, schema, None, error)
+            reason = _found(cursor, catalog, target, schema, None, error)
             cursor.unregister(self.name)
             raise reason from error
 
@@ -257,7 +257,7 @@ class GroupCommitter:
         except Exception as error:
             if is_fatal(error):
                 self._give_up(writes, error, outcomes)
-            elif isinstance(error, Unavailable):  # the database is being reopened
+            elif isinstance(error, Unavailable | Overloaded):  # the database is being reopened, or has no memory
                 outcomes.update((id(write), error) for write in writes)
             else:
                 self._divide(lease, writes, error, outcomes)
@@ -323,11 +323,10 @@ class GroupCommitter:
 
     def _give_up(self, writes: list[Write], error: Exception, outcomes: dict[int, Outcome]) -> None:
         self._database.note(error)
-        lost = Unavailable(
-            "the database met a fatal error and is being reopened; "
-            f"whether this write was stored is not known: {without_paths(first_line(str(error)))}"
-        )
-        outcomes.update((id(write), unknown(lost)) for write in writes)
+        lost = _told(error)
+        if not isinstance(lost, Overloaded | Unavailable):
+            lost = Unavailable(f"the ledger of writers cannot be asked now: {lost.message}")
+        outcomes.update((id(write), lost) for write in writes)
 
     def _put_aside(self, writes: list[Write], outcomes: dict[int, Outcome]) -> None:
         """Keep writes like these out of groups for a while: they held everybody up."""
@@ -351,11 +350,10 @@ class GroupCommitter:
     def _reason(self, cursor: Any, write: Write, failure: BaseException) -> DucktowerError:
         plan = self._plans.get(write.key)
         try:
-            told = _told(failure)
-            if plan is None or isinstance(told, Overloaded | Unavailable):
-                return told
+            if plan is None:
+                return _told(failure)
             plan.fill(write.batches)
-            return diagnose(cursor, self._database.catalog, write.key.target, write.key.schema, plan.name, failure)
+            return _found(cursor, self._database.catalog, write.key.target, write.key.schema, plan.name, failure)
         except Exception:
             log.exception("cannot find the reason of a failed write")
             return translate(failure)
@@ -369,7 +367,12 @@ class GroupCommitter:
         The writers in `held` are free again after it.
         """
         try:
-            return self._store(lease, writes, held)
+            with self._database.headroom.taken(_COMMIT_TAKES * sum(write.nbytes for write in writes)):
+                try:
+                    return self._store(lease, writes, held)
+                except _PlanError as error:
+                    self._database.note(error.cause)  # before others may commit
+                    raise
         finally:
             self._ledger.release(held or set())
 
@@ -483,6 +486,16 @@ def _told(failure: BaseException) -> DucktowerError:
     if isinstance(told, LimitExceeded) and isinstance(failure, duckdb.Error):
         return Overloaded(f"DuckDB's memory is in use: {told.message}", retry_after_seconds=1.0)
     return told
+
+
+def _found(
+    cursor: Any, catalog: str, target: Target, schema: Any, source: str | None, failure: BaseException
+) -> DucktowerError:
+    """Return the error that names the thing, unless it is the server's and not the rows'."""
+    told = _told(failure)
+    if isinstance(told, Overloaded | Unavailable):
+        return told
+    return diagnose(cursor, catalog, target, schema, source, failure)
 
 
 def _claimed(writes: list[Write]) -> Iterator[tuple[Claim, int]]:

@@ -14,10 +14,11 @@ from typing import Any
 
 import duckdb
 
-from ..errors import Conflict, DucktowerError, unknown
+from ..errors import Conflict, DucktowerError
 from .calls import Call
 from .database import Lease
 from .failures import is_fatal, translate
+from .headroom import Headroom
 from .inserts import diagnose, insert_sql, make_table, quoted, table_columns, was_late
 from .words import Target
 
@@ -38,9 +39,12 @@ class Load:
         schema: Any,
         call: Call,
         before_commit: Callable[[Any, int], None] | None = None,
+        *,
+        headroom: Headroom,
     ) -> None:
         """`before_commit` gets the cursor and the rows, within the transaction, each time before COMMIT."""
         self._before_commit = before_commit
+        self._headroom = headroom
         self._given: int | None = None  # rows that came, where an upsert stores others
         self._cursor = lease.cursor
         self._catalog = catalog
@@ -112,7 +116,8 @@ class Load:
             self._call.check()
             if self._before_commit is not None:
                 self._before_commit(self._cursor, rows if self._given is None else self._given)
-            self._cursor.execute("COMMIT")
+            with self._headroom.taken():
+                self._cursor.execute("COMMIT")
         except BaseException:
             with contextlib.suppress(duckdb.Error):
                 self._cursor.execute("ROLLBACK")
@@ -121,8 +126,8 @@ class Load:
 
     def _reason(self, error: BaseException, source: str | None) -> DucktowerError:
         asked = self._call.error()
-        if asked is not None:
-            return unknown(asked) if is_fatal(error) else asked
+        if asked is not None or is_fatal(error):
+            return translate(error, self._call)
         if isinstance(error, DucktowerError):
             return error
         return diagnose(self._cursor, self._catalog, self._target, self._schema, source, error)

@@ -22,6 +22,7 @@ from .calls import Call
 from .carried import carried
 from .failures import translate
 from .guard import BEGIN_READ_ONLY
+from .headroom import Headroom
 from .ledger import Ledger
 from .listings import hide_ledger
 from .parameters import Parameters, Rows
@@ -47,9 +48,12 @@ class Scripts:
         admit: Callable[[], None],
         tables_changed: Callable[[], None],
         ledger: Ledger,
+        *,
         commits: Callable[[], int],
+        headroom: Headroom,
     ) -> None:
         """`commits` gives the number of a new commit."""
+        self._headroom = headroom
         self._config = config
         self._ledger = ledger
         self._commits = commits
@@ -158,7 +162,8 @@ class Scripts:
                         "a statement with a writer returns no rows, as its repeat could not; nothing was stored"
                     )
                 before_commit(cursor, result[0])
-            cursor.execute("COMMIT")
+            with contextlib.nullcontext() if begin == BEGIN_READ_ONLY else self._headroom.taken():
+                cursor.execute("COMMIT")
         except BaseException:
             with contextlib.suppress(duckdb.Error):
                 cursor.execute("ROLLBACK")

@@ -7,6 +7,7 @@ to that.
 
 from __future__ import annotations
 
+import contextlib
 import secrets
 
 import duckdb
@@ -108,7 +109,8 @@ class SessionCursor:
             kind = Conflict if isinstance(transaction.failure, Conflict) else InvalidSQL
             raise kind(f"nothing was stored, the transaction had failed: {transaction.failure.message}")
         try:
-            self.lease().cursor.execute("COMMIT")
+            with self._database.headroom.taken() if transaction.writes else contextlib.nullcontext():
+                self.lease().cursor.execute("COMMIT")
         except BaseException:
             self.rollback()
             raise
