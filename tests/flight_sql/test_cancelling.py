@@ -23,6 +23,10 @@ from support.waiting import until
 ENDLESS = "SELECT count(*) FROM range(10_000_000) a, range(10_000_000) b"
 LONG = "SELECT i, repeat('x', 200) AS filler FROM range(50_000_000) t(i)"
 
+# What the driver tells of a deadline that passes in the middle of a batch: its gRPC says then now and then that the
+# message was cut, not why (https://github.com/grpc/grpc-go/issues/8281).
+OVERDUE = r"(?i)timeout|deadline|unexpected EOF"
+
 
 def test_cancel_by_the_driver(cursor: Any, client: ducktower.FlightClient, server: ducktower.FlightServer) -> None:
     """`adbc_cancel` from another thread ends the query on the server; the connection goes on."""
@@ -93,7 +97,7 @@ def test_a_deadline_of_fetching(connect: Any, client: ducktower.FlightClient, se
     with connection.cursor() as limited, connection.cursor() as cursor:
         limited.adbc_statement.set_options(**{flightsql.StatementOptions.TIMEOUT_FETCH.value: "0.5"})
         limited.execute(LONG)
-        with pytest.raises((adbc_driver_manager.Error, pa.ArrowException, OSError), match=r"(?i)timeout|deadline"):
+        with pytest.raises((adbc_driver_manager.Error, pa.ArrowException, OSError), match=OVERDUE):
             limited.fetch_record_batch().read_all()
         until(lambda: not client.sessions(), "the query to end")
         cursor.execute("SELECT 1")
