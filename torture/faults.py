@@ -7,6 +7,7 @@ hurts nobody, so each says whether it did. Must never judge what the effect did 
 from __future__ import annotations
 
 import signal
+import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import ClassVar
@@ -26,6 +27,9 @@ THROUGH_PROXY = frozenset({"put", "bulk", "upsert", "named", "resumed"})
 """Kinds whose connections pass through the proxy; the others call the server itself."""
 _FULL = "Could not write"
 """What DuckDB says of a disk that takes no more."""
+_HUNGRY = "SELECT len(list(i)) AS n FROM range(1_000_000_000) r(i)"
+"""It takes more memory than DuckDB has, which cannot be written to disk, within a second."""
+_HUNGRY_AT_ONCE = 2
 _SLOW_MILLISECONDS = (20, 200)
 
 
@@ -197,6 +201,37 @@ class _DiskFull(Harm):
         self.scene.server.empty_disk()
 
 
+class _MemoryFull(Harm):
+    kind = "memory full"
+
+    def do(self) -> None:
+        self._over = threading.Event()
+        # Guarded by the GIL: each thread appends to it.
+        self._refused: list[str] = []
+        self._before = self.scene.acknowledged()
+        self._threads = [threading.Thread(target=self._take) for _ in range(_HUNGRY_AT_ONCE)]
+        for thread in self._threads:
+            thread.start()
+
+    def _take(self) -> None:
+        while not self._over.is_set():
+            try:
+                with ducktower.connect(self.scene.server.url, timeout_seconds=3.0, retry_seconds=0.0) as client:
+                    client.query(_HUNGRY)
+            except (ducktower.LimitExceeded, ducktower.Overloaded) as error:
+                self._refused.append(error.code)
+            except ducktower.DucktowerError:
+                self._over.wait(0.02)
+
+    def hurt(self) -> bool:
+        return len(self._refused) >= _HUNGRY_AT_ONCE and self.scene.acknowledged() > self._before
+
+    def heal(self) -> None:
+        self._over.set()
+        for thread in self._threads:
+            thread.join()
+
+
 class _OfFsync(Harm):
     def do(self) -> None:
         assert self.scene.fsync is not None
@@ -259,6 +294,7 @@ _HARMS: dict[str, type[Harm]] = {
         _Delay,
         _HalfClose,
         _DiskFull,
+        _MemoryFull,
         _SlowFsync,
         _FailingFsync,
     )

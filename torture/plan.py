@@ -36,13 +36,18 @@ FAULTS = {
     "delay": Kind("each piece through the proxy is held back", "answers came late", _LATE),
     "half-close": Kind("the server is told that nothing more comes", "it hung up; clients failed or connected anew"),
     "disk full": Kind("RLIMIT_FSIZE a little above the file and its WAL", "a write failed for it"),
+    "memory full": Kind(
+        "queries take all that DuckDB may have, again and again",
+        "queries were refused for it, writes went on",
+        frozenset({"OVERLOADED", "LIMIT_EXCEEDED", "TIMEOUT"}),
+    ),
     "slow fsync": Kind("each waits 20 to 200 ms", "fsyncs took that long", _LATE),
     "failing fsync": Kind("each fails with EIO", "DuckDB gave up, the database was opened again", _LATE),
 }
 OF_FSYNC = frozenset({"slow fsync", "failing fsync"})
 """Those that need the preloaded library."""
 
-_OF_SERVER = ("stop server", "disk full", "slow fsync", "failing fsync")
+_OF_SERVER = ("stop server", "disk full", "memory full", "slow fsync", "failing fsync")
 _OF_CLIENTS = ("kill client", "stop client", "cut", "delay", "half-close")
 _ROUNDS_WITHOUT = 6
 """Rounds without a fault in each deck: kills alone are what most rounds are for."""

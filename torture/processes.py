@@ -23,6 +23,8 @@ __all__ = ["Client", "Server", "Servers"]
 STARTING_SECONDS = 60.0
 ENDING_SECONDS = 60.0
 STOPPING_SECONDS = 5.0
+MEMORY_LIMIT = "400MB"
+"""What DuckDB may have: so much that a check is never short of it, so little that it can be filled at once."""
 
 
 def _python(command: list[str], log: Path, **more: str) -> subprocess.Popen[bytes]:
@@ -97,6 +99,7 @@ class Servers:
     def start(self, port: int) -> Server:
         """Start a server and wait until it is ready; `port` 0 lets it choose. Raises RuntimeError when it fails."""
         arguments = ["serve", str(self._database), "--port", str(port), "--log-level", "warning"]
+        arguments += ["--memory-limit", MEMORY_LIMIT]
         assert self._process.stdin is not None
         with contextlib.suppress(BrokenPipeError):
             self._process.stdin.write(json.dumps(arguments).encode() + b"\n")
