@@ -21,8 +21,9 @@ PAGE = Path(__file__).parent.parent / "docs" / "torture.md"
 
 _HEAD = """# Torture
 
-`make torture` runs real clients against a real server that is killed about once a second, while connections, disks, memory and
-clients fail; after every kill, and by readers all the time, what the clients were told is compared with what is there.
+`make torture` runs real clients against a real server that is killed about once a second, while connections, disks,
+memory and clients fail; after every kill, and by readers all the time, what the clients were told is compared with what
+is there.
 
 ```console
 $ make torture                      # 60 s; one table, exit status 1 if a promise was broken
