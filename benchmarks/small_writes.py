@@ -57,9 +57,9 @@ def ledger(bench: Bench) -> list[Figure]:
     }
     named = {
         MANY: _figure("named_64", "one-row DoPut with a writer, 64 clients", plain[MANY], 0.8),
-        1: _figure("named_1_plain", "one-row DoPut with a writer, 1 client", plain[1], None),
+        1: _figure("named_1_plain", "one-row DoPut with a writer, 1 client", plain[1], 0.45),
     }
-    alone = _figure("named_1", "one-row DoPut with a writer, 1 client", insert, 0.45)
+    alone = _figure("named_1", "one-row DoPut with a writer, 1 client", insert, None)
     for _ in range(bench.scale.rounds):
         _insert(bench, insert)
         for clients in (MANY, 1):
