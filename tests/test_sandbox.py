@@ -487,6 +487,28 @@ def test_an_open_directory_is_open_and_nothing_else(database: Path, tmp_path: Pa
         assert sorted(path.name for path in tmp_path.rglob("*")) == before
 
 
+@pytest.mark.parametrize("caller", EVERYBODY)
+def test_nobody_loads_an_extension_by_sql(database: Path, caller: Caller) -> None:
+    """Not even one that is built in, nor one that the operator loaded, by any way in."""
+    with opened(database, allow_extensions=("json",)) as engine:
+        for sql in (
+            *("LOAD json", "LOAD 'parquet'", 'LOAD "icu"', "load\tcore_functions", "SELECT 1; LOAD json"),
+            *("INSTALL json", "FORCE INSTALL json", "INSTALL json FROM core", "EXPLAIN LOAD json"),
+            *("PREPARE p AS LOAD json", "EXPLAIN ANALYZE LOAD json", "FROM query('LOAD json')"),
+        ):
+            assert attempts(engine, caller, sql) == [], sql
+        with pytest.raises(ducktower.Forbidden, match="operator"):
+            engine.execute("LOAD json", None, caller)
+
+
+def test_where_all_is_open_an_owner_alone_loads(database: Path) -> None:
+    """`external_access` gives owners what DuckDB has, and others no more than before."""
+    with opened(database, external_access=True) as engine:
+        assert attempts(engine, OWNER, "LOAD json") != []
+        for caller in (READER, WRITER):
+            assert attempts(engine, caller, "LOAD json") == []
+
+
 def test_a_file_that_is_not_there_is_the_clients_mistake(database: Path, tmp_path: Path) -> None:
     """It is named, and there is no use in trying again; where the server's own are is not told."""
     shared = tmp_path / "shared"

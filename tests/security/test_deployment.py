@@ -7,6 +7,7 @@ import shutil
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import closing, suppress
 from pathlib import Path
@@ -21,6 +22,12 @@ from support.waiting import until
 ROOT = Path(__file__).parent.parent.parent
 EXPOSURE_MAX = 20
 """In tenths, of systemd's 100."""
+
+LESS = "client_max_body_size 1k; " + " ".join(
+    f"{name}_timeout 1s;" for name in ("client_body", "send", "grpc_read", "grpc_send")
+)
+"""nginx's defaults, made small: what the page's block does not set itself fails in seconds, not after a minute."""
+PAUSE_SECONDS = 3
 
 
 def free_port() -> int:
@@ -40,7 +47,8 @@ def listens(port: int) -> bool:
 @pytest.fixture
 def proxied(closed: ducktower.FlightServer, authority: Authority, tmp_path: Path) -> Iterator[str]:
     """Run nginx before the server as the page says, with TLS of its own; return where it is."""
-    if shutil.which("nginx") is None:
+    program = shutil.which("nginx") or shutil.which("nginx", path="/usr/sbin")  # not in everybody's PATH
+    if program is None:
         pytest.skip("nginx is not installed")
     page = (ROOT / "docs" / "security.md").read_text()
     found = re.search(r"```\n(server \{.*?\n\})\n```", page, re.DOTALL)
@@ -61,10 +69,10 @@ def proxied(closed: ducktower.FlightServer, authority: Authority, tmp_path: Path
     config = tmp_path / "nginx.conf"
     config.write_text(
         f"daemon off; pid {tmp_path}/nginx.pid; error_log stderr; worker_processes 1; events {{}}\n"
-        f"http {{ access_log off; {kept}\n{server}\n}}\n"
+        f"http {{ access_log off; {kept} {LESS}\n{server}\n}}\n"
     )
     with (tmp_path / "nginx.log").open("wb") as log:
-        nginx = subprocess.Popen(["nginx", "-p", str(tmp_path), "-c", str(config)], stderr=log)
+        nginx = subprocess.Popen([program, "-p", str(tmp_path), "-c", str(config)], stderr=log)
     try:
         until(lambda: nginx.poll() is not None or listens(port), "nginx")
         assert nginx.poll() is None, (tmp_path / "nginx.log").read_text()
@@ -91,6 +99,31 @@ def test_behind_nginx(proxied: str, owner: str, authority: Authority) -> None:
         pytest.raises(ducktower.Unauthenticated),
     ):
         stranger.health()
+
+
+def test_streams_that_pause_behind_nginx(proxied: str, owner: str, authority: Authority) -> None:
+    """An open stream, an upload and a result, whose clients do nothing for longer than nginx would wait by itself."""
+    with ducktower.connect(proxied, token=owner, tls_ca=authority.file) as client:
+        batch = pa.record_batch({"n": range(1_000_000)})
+
+        def pausing() -> Iterator[pa.RecordBatch]:
+            yield batch
+            time.sleep(PAUSE_SECONDS)
+            yield batch
+
+        assert client.ingest("t", pa.RecordBatchReader.from_batches(batch.schema, pausing()), mode="create")
+        with client.appender("t") as rows:
+            rows.append({"n": -1})
+            rows.flush()
+            time.sleep(PAUSE_SECONDS)
+            rows.append({"n": -2})
+        assert client.execute("UPDATE t SET n = -3 WHERE n = -2").rows == 1
+        result = client.reader("SELECT repeat('x', 100) AS x FROM t")
+        read = result.read_next_batch().num_rows
+        time.sleep(PAUSE_SECONDS)
+        assert read + sum(batch.num_rows for batch in result) == 2_000_002
+        slow = "SELECT count(*) AS n FROM range(600_000_000) AS r(i) WHERE i % 3 = 1"  # the server is silent, too
+        assert client.query(slow)["n"].to_pylist() == [200_000_000]
 
 
 def test_the_unit(tmp_path: Path) -> None:

@@ -44,7 +44,7 @@ SAMPLES: dict[str, tuple[str, Least]] = {
     "VACUUM": ("VACUUM", "owner"),
     "COPY": ("COPY t TO 'made.csv'", "nobody"),
     "EXPORT": ("EXPORT DATABASE 'made'", "nobody"),
-    "LOAD": ("INSTALL json", "nobody"),
+    "LOAD": ("LOAD json", "nobody"),
     "ATTACH": ("ATTACH ':memory:' AS made", "nobody"),
     "DETACH": ("DETACH test", "nobody"),
 }
@@ -90,23 +90,6 @@ def test_each_role_runs_the_kinds_that_it_may(
         found = {kind: _runs(raw, sql) for kind, (sql, _) in SAMPLES.items()}
     may = {*ROLES[: ROLES.index(role) + 1]}
     assert found == {kind: least in may for kind, (_, least) in SAMPLES.items()}
-
-
-@pytest.mark.parametrize("role", ROLES)
-def test_load_brings_nothing_in(
-    closed: ducktower.FlightServer, as_: Connect, owner: str, grant: Grant, role: str
-) -> None:
-    """What is built in is there already: to name it is the owner's, and what is loaded stays the same for all."""
-    functions = "SELECT function_name, count(*) AS n FROM duckdb_functions() GROUP BY ALL ORDER BY ALL"
-    before = as_(owner).query(functions).to_pylist()
-    token = grant("ada", role)
-    client = as_(token)
-    until(lambda: is_known(client), "the new token")
-    with RawFlightSql(closed.url, keep_cookies=True, authorization=f"Bearer {token}") as raw:
-        assert _runs(raw, "LOAD json") is (role == "owner")
-        for one in ("LOAD httpfs", "INSTALL json", "FORCE INSTALL json"):
-            assert not _runs(raw, one), one
-    assert as_(owner).query(functions).to_pylist() == before
 
 
 def _runs(raw: RawFlightSql, sql: str) -> bool:

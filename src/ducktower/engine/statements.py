@@ -102,6 +102,8 @@ def parsed(cursor: Any, sql: str, bytes_max: int) -> list[Any]:
             raise Forbidden("this kind of statement is not offered")
         if kind in ("ATTACH", "DETACH"):
             _refuse_attaching(cursor, statement, kind)
+        if kind == "LOAD" and not _opened(cursor):
+            raise Forbidden("LOAD and INSTALL are not offered: extensions are loaded by the server's operator")
         if kind == "ALTER" and next(itertools.islice(_words(statement.query), 1, None), "") == "database":
             raise Forbidden("ALTER DATABASE is not offered: everybody knows the database by its name")
         # DuckDB lets the settings that a session may change be changed for everybody, too: not here. The whole text
@@ -145,13 +147,18 @@ def _refuse_attaching(cursor: Any, statement: Any, kind: str) -> None:
 
     DuckDB's sandbox refuses files, but lets databases in memory come and the served one go.
     """
-    (opened,) = cursor.execute("SELECT current_setting('enable_external_access')").fetchone()
-    if not opened:
+    if not _opened(cursor):
         raise Forbidden(f"{kind} is not offered: this server serves one database")
     first = "SELECT database_name FROM duckdb_databases() WHERE NOT internal ORDER BY database_oid LIMIT 1"
     (served,) = cursor.execute(first).fetchone()
     if kind == "DETACH" and str(served).lower() in statement.query.lower():
         raise Forbidden(f'"{served}" is the served database')
+
+
+def _opened(cursor: Any) -> bool:
+    """Whether the operator opened everything."""
+    (opened,) = cursor.execute("SELECT current_setting('enable_external_access')").fetchone()
+    return bool(opened)
 
 
 def script(cursor: Any, sql: str, bytes_max: int) -> list[Any]:
