@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import signal
+import subprocess
+import sys
 import threading
 from collections.abc import Callable
 
@@ -82,3 +84,24 @@ def rows(server: ServerProcess) -> list[int]:
     with ducktower.connect(server.url) as client:
         found: list[int] = client.query("SELECT i FROM t ORDER BY i")["i"].to_pylist()
         return found
+
+
+def test_a_stream_that_nobody_closed_at_the_end_of_the_process() -> None:
+    """It is freed while the interpreter clears its modules: the process ends all the same, and with its own status."""
+    program = """
+import duckdb
+from ducktower.engine.streams import chained
+
+class Cycle:
+    def __init__(self):
+        found = duckdb.sql("SELECT i, repeat('x', 100) AS x FROM range(1_000_000) r(i)")
+        self.reader = chained([], found.to_arrow_reader(1_000), bytes_max=1 << 20)
+        self.reader.read_next_batch()
+        self.cycle = self
+
+kept = Cycle()
+raise SystemExit(3)
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 3, done.stderr
+    assert "Exception ignored" not in done.stderr

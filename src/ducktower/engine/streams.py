@@ -278,7 +278,10 @@ def _last_error(stream: Any) -> int | None:
     return ctypes.addressof(changed.text)
 
 
-def _released(stream: Any) -> None:
+def _released(stream: Any, is_finalizing: Callable[[], bool] = sys.is_finalizing) -> None:
+    if is_finalizing():  # the names of this module may be gone; what the stream holds goes with the process
+        stream.contents.release = None
+        return
     changed = _open.pop(stream.contents.private_data)
     if changed.probe is not None:
         changed.probe.stream = None  # its memory goes after this
@@ -292,10 +295,14 @@ def _released(stream: Any) -> None:
         log.exception("cannot clean up after a stream")
 
 
-# The functions live as long as the process: a consumer may call them at any time, from any thread.
+# The functions live as long as the process: a consumer may call them at any time, from any thread, also while the
+# interpreter ends and frees a reader that nobody closed. Without a reference that is never given back, the collector
+# would have emptied the functions by then, and calling one that is empty crashes.
 _next_c = _GetNext(_next)
 _last_error_c = _GetLastError(_last_error)
 _released_c = _Release(_released)
+for _kept in (_next_c, _last_error_c, _released_c):
+    ctypes.pythonapi.Py_IncRef(ctypes.py_object(_kept))
 
 
 def _address(function: Any) -> int:
