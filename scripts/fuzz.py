@@ -1,11 +1,13 @@
 """Tries a million inputs on whatever reads bytes of a client's, guided by what they reach: `make fuzz`.
 
-Ends with 1 at the first input that raises something else than an error of ours, takes seconds, or makes memory grow.
+Ends with 1 at the first input that raises something else than an error of ours, gives somebody what another one holds,
+takes seconds, or makes memory grow.
 """
 
 import os
 import resource
 import sys
+import time
 from pathlib import Path
 
 import atheris
@@ -13,10 +15,13 @@ import atheris
 ROOT = Path(__file__).parent.parent
 RUNS = int(os.environ.get("FUZZ_RUNS", "1000000"))
 GROWTH_MIB_MAX = 256
+SERVED_EVERY = 500
+"""Inputs to each one that is also sent to a server, by sockets."""
 
 sys.path.insert(0, str(ROOT / "tests"))
 with atheris.instrument_imports(include=["ducktower.protocol", "ducktower.server", "ducktower.errors"]):
     from support.bad_bytes import SEEDS, Targets
+    from support.handles import HANDLE_SEEDS, Handles, ServedHandles
 
 
 def peak_mib() -> float:
@@ -24,24 +29,33 @@ def peak_mib() -> float:
 
 
 def main() -> None:
-    targets = Targets()
-    runs = 0
+    targets, handles, served = Targets(), Handles(), ServedHandles()
+    runs = sent = 0
     settled = 0.0
+    started = time.monotonic()
 
     def one(raw: bytes) -> None:
-        nonlocal runs, settled
+        nonlocal runs, sent, settled
         runs += 1
         targets.try_all(raw)
+        handles.try_all(raw)
+        if runs % SERVED_EVERY == 0:
+            sent += 1
+            served.try_all(raw)
         if runs == RUNS // 10:
             settled = peak_mib()
         if runs == RUNS:
             grown = peak_mib() - settled
-            sys.stderr.write(f"{runs:,} inputs; memory grew by {grown:.0f} MiB in the last nine tenths\n")
+            sys.stderr.write(
+                f"{runs:,} inputs, {sent:,} of them by sockets, too; memory grew by {grown:.0f} MiB in the last nine "
+                f"tenths, after {time.monotonic() - started:.0f} seconds\n"
+            )
             assert grown < GROWTH_MIB_MAX
+            served.check()
 
     corpus = Path(sys.argv[1])
     corpus.mkdir(parents=True, exist_ok=True)
-    for number, seed in enumerate(SEEDS):
+    for number, seed in enumerate([*SEEDS, *HANDLE_SEEDS]):
         (corpus / f"seed{number}").write_bytes(seed)
     atheris.Setup(
         [

@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 
 import ducktower
 from support.bad_bytes import SEEDS, Targets
+from support.handles import HANDLE_SEEDS, Handles, ServedHandles
 
 CODE = r"\[[A-Z_]+\] "
 EXAMPLES = 300
@@ -52,6 +53,14 @@ def targets() -> Iterator[Targets]:
 
 
 @pytest.fixture(scope="module")
+def handles() -> Iterator[Handles]:
+    """What takes handles, and somebody who holds some."""
+    one = Handles()
+    yield one
+    one.close()
+
+
+@pytest.fixture(scope="module")
 def address() -> Iterator[str]:
     """A server that is open, so that bytes get further than to its door."""
     with ducktower.serve() as server:
@@ -74,6 +83,30 @@ def address() -> Iterator[str]:
 def test_whatever_reads_bytes_raises_errors_of_ours(targets: Targets, raw: bytes) -> None:
     """Nothing else gets out, and no header lets anybody in."""
     targets.try_all(raw)
+
+
+def test_handles_that_are_made_up_give_nobody_anything() -> None:
+    """Somebody else's, one's own of another kind, near misses: without a network, and then by sockets."""
+    for kind, every in ((Handles, 1), (ServedHandles, 5)):
+        handles = kind()
+        try:
+            for seed in HANDLE_SEEDS[::every]:
+                handles.try_all(seed)
+            handles.check()
+        finally:
+            handles.close()
+
+
+@settings(
+    max_examples=EXAMPLES,
+    derandomize=True,
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
+@given(raw=st.binary(min_size=2, max_size=80))
+def test_no_bytes_are_somebody_elses_handle(handles: Handles, raw: bytes) -> None:
+    """Put before, behind and into handles that are there."""
+    handles.try_all(raw)
 
 
 @settings(max_examples=OVER_THE_WIRE, derandomize=True, deadline=None, suppress_health_check=list(HealthCheck))
