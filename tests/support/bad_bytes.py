@@ -39,6 +39,7 @@ SEEDS: list[bytes] = [
     b'{"sequence": 1, "last": 3, "rows": 6, "commit": 9}',
     b"[INVALID_SQL] no. Detail: x",
     b"loader\x0017",
+    b"loader\x00" + b"0" * 12 + b"8" + b"1" * 30,
     b"Bearer dtk_0123456789_" + b"a" * 43,
     b"Bearer ducktower.YSAxIGIgYw.c2ln",
     b"Basic b2xnYTpkdGtfMDEyMzQ1Njc4OV9h",

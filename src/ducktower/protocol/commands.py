@@ -314,9 +314,11 @@ def parse_naming(headers: Mapping[str, Sequence[str | bytes]]) -> tuple[str, int
     writer, sequence = found
     if not writer:
         raise InvalidArgument(f"{NAMING_HEADERS[0]} must not be empty")
-    if not (sequence.isascii() and sequence.isdigit() and 1 <= int(sequence[:20]) < 2**63):
+    fits = sequence.isascii() and sequence.isdigit() and len(sequence) <= _SEQUENCE_DIGITS_MAX
+    number = int(sequence) if fits else 0
+    if not 1 <= number < 2**63:
         raise InvalidArgument(f"{NAMING_HEADERS[1]} must be a number from 1 to 2^63 - 1")
-    return writer, int(sequence)
+    return writer, number
 
 
 def parse_writer(name: Any, what: str) -> str:
