@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import ast
 import base64
 import json
 import os
+import re
 import stat
 import threading
 import time
@@ -606,3 +608,43 @@ class TestNothingLeaks:
         cli.run("health", "--url", closed.url, "--token", f"@{file}")
         cli.run("health", "--url", closed.url, DUCKTOWER_TOKEN=owner)
         cli.fails("health", "--url", closed.url, code="UNAUTHENTICATED")
+
+
+SECRETS = re.compile(r"secret|hash|signature|digest|password|credentials|token_bytes")
+COMPARED = {("token_file.py", "matches"), ("tokens.py", "_verified")}
+"""Where a secret's hash, or a signature, is compared."""
+EARLY = {"startswith", "endswith", "find", "index", "count", "fullmatch", "match", "search"}
+
+
+def test_secrets_are_compared_in_constant_time_alone() -> None:
+    """By `hmac.compare_digest`, in two places; nowhere in the server by an operator or a method that stops early.
+
+    Of times nothing is asserted: what is compared is what the source says.
+    """
+    found, early = set(), []
+    for path in sorted((Path(ducktower.__file__).parent / "server").rglob("*.py")):
+        tree = ast.parse(path.read_text())
+        for function in [node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)]:
+            for node in ast.walk(function):
+                if isinstance(node, ast.Attribute) and node.attr == "compare_digest":
+                    found.add((path.name, function.name))
+                compared = _compared(node)
+                if any(SECRETS.search(one) for one in compared):
+                    early.append((path.name, function.name, ast.unparse(node)))
+    assert early == []
+    assert found == COMPARED
+
+
+def _compared(node: ast.AST) -> list[str]:
+    """Return the names in what an operator or a method compares, piece by piece."""
+    sides: list[ast.expr] = []
+    if isinstance(node, ast.Compare) and not all(isinstance(one, ast.Is | ast.IsNot) for one in node.ops):
+        sides = [node.left, *node.comparators]
+    elif isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr in EARLY:
+        sides = [node.func.value, *node.args]
+    return [
+        one.id if isinstance(one, ast.Name) else one.attr
+        for side in sides
+        for one in ast.walk(side)
+        if isinstance(one, ast.Name | ast.Attribute)
+    ]
