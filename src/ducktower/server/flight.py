@@ -9,7 +9,7 @@ import contextlib
 import itertools
 import logging
 from collections.abc import Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pyarrow.flight as flight
 
@@ -31,8 +31,10 @@ from .audit import AuditLog, Entry
 from .connections import cut
 from .flight_sql import FlightSql
 from .plain_flight import ALWAYS_ADMITTED, STREAMED, PlainFlight
-from .tls import Tls
 from .visits import MIDDLEWARE, NoHandshake, Visit, Visits
+
+if TYPE_CHECKING:
+    from .tls import Tls
 
 __all__ = ["Listener"]
 

@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
@@ -37,9 +37,11 @@ from .health_port import HealthPort
 from .logins import Logins
 from .memory import described, shared_out
 from .plain_flight import PlainFlight
-from .tls import Tls, tls_of
 from .token_file import TokenFile
 from .visits import Visits
+
+if TYPE_CHECKING:
+    from .tls import Tls
 
 __all__ = ["FlightServer", "serve"]
 
@@ -80,7 +82,7 @@ class FlightServer:
 
     def start(self) -> FlightServer:
         """Open the database and accept calls. Returns itself."""
-        self._tls = tls_of(self._config, self._beside(".tls"))
+        self._tls = self._asked_tls()
         file = self._token_file()
         self._logins = logins = Logins(file, self._config.token_look_seconds, self._end_over)
         if not logins.asks:
@@ -232,6 +234,13 @@ class FlightServer:
         """Return the file of that suffix beside the database; None when that is in memory."""
         database = self._engine_config.database
         return None if database == ":memory:" else Path(f"{database}{suffix}")
+
+    def _asked_tls(self) -> Tls | None:
+        if not self._config.encrypts:
+            return None
+        from .tls import tls_of  # what reads certificates takes a tenth of a start: who has none does without it
+
+        return tls_of(self._config, self._beside(".tls"))
 
     def _token_file(self) -> TokenFile | None:
         """Return the token file that there is or may be. Raises InvalidArgument when one was named and is missing."""
