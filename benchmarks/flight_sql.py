@@ -11,13 +11,13 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-import adbc_driver_flightsql.dbapi as adbc
 import adbc_driver_manager
 import pyarrow as pa
 import pyarrow.flight as flight
 
 from ducktower.protocol.flight_sql import messages, pack
 
+from .driver import driver
 from .figures import Bench, Figure, expect_rows
 from .inprocess import bulk_write_seconds
 from .lineitem import columns
@@ -77,7 +77,7 @@ def _latencies(url: str, seconds: float) -> list[list[float]]:
     ticket = flight.Ticket(QUERY.encode())
     with (
         flight.connect(url) as client,
-        adbc.connect(url, autocommit=True) as connection,
+        driver(url) as connection,
         adbc_driver_manager.AdbcStatement(connection.adbc_connection) as statement,
     ):
 
@@ -130,7 +130,7 @@ def _ingest_seconds(directory: Path, rows: int, rounds: int, flags: tuple[str, .
         inside = min(bulk_write_seconds(directory, batches, way) for way in (True, False))
         path = directory / "served.duckdb"
         with serving(path, *flags) as server:
-            with adbc.connect(server.url, autocommit=True) as connection, connection.cursor() as cursor:
+            with driver(server.url) as connection, connection.cursor() as cursor:
                 cursor.execute(f"CREATE TABLE lineitem ({columns()})")
                 start = time.perf_counter()
                 stored = cursor.adbc_ingest("lineitem", table, mode="append")
@@ -163,7 +163,7 @@ def _many(bench: Bench) -> Figure:
 def _many_seconds(url: str) -> float:
     """Return the seconds of one `executemany` with Arrow parameters."""
     rows = pa.table({"id": range(PARAMETER_ROWS), "value": [f"value {n}" for n in range(PARAMETER_ROWS)]})
-    with adbc.connect(url, autocommit=True) as connection, connection.cursor() as cursor:
+    with driver(url) as connection, connection.cursor() as cursor:
         cursor.execute("CREATE OR REPLACE TABLE many (id BIGINT, value VARCHAR)")
         start = time.perf_counter()
         cursor.executemany("INSERT INTO many VALUES (?, ?)", rows)
@@ -193,7 +193,7 @@ def _tables_seconds(url: str, rounds: int) -> list[float]:
     """Return the seconds, for each round, in which the driver lists every column of every table."""
     named = ", ".join(f"column_{number} BIGINT" for number in range(TABLE_COLUMNS))
     taken = []
-    with adbc.connect(url, autocommit=True) as connection, connection.cursor() as cursor:
+    with driver(url) as connection, connection.cursor() as cursor:
         for first in range(0, TABLES, 100):  # a script has a longest text
             cursor.execute("; ".join(f"CREATE TABLE t{number} ({named})" for number in range(first, first + 100)))
         for _ in range(rounds):

@@ -15,7 +15,6 @@ from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection
 from typing import Any, Literal
 
-import adbc_driver_flightsql.dbapi as adbc
 import pyarrow as pa
 import pyarrow.flight as flight
 
@@ -23,6 +22,7 @@ import ducktower
 from ducktower.errors import from_coded_text
 
 from .clocked import Outcome, Refused, Work, once, summed, together
+from .driver import driver
 from .lineitem import columns
 from .processes import receive, started
 from .rows import lineitem_table
@@ -201,7 +201,7 @@ def _putting(load: Load, stack: ExitStack, number: int, described: Callable[[], 
 
 def _insert_sql(load: Load, stack: ExitStack, number: int) -> Work:
     """One-row INSERT statements by the ADBC driver, each its own transaction."""
-    connection = stack.enter_context(adbc.connect(load.url, autocommit=True))
+    connection = stack.enter_context(driver(load.url))
     cursor = stack.enter_context(connection.cursor())
     sql = f"INSERT INTO {load.table} VALUES ({number}, 'abc')"
 
