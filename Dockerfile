@@ -19,11 +19,15 @@ RUN useradd --system --uid 10001 --home-dir /data --shell /usr/sbin/nologin duck
 COPY --from=build /opt/ducktower /opt/ducktower
 ENV DUCKTOWER_DATABASE=/data/main.duckdb \
     DUCKTOWER_HOST=0.0.0.0 \
-    DUCKTOWER_TLS=auto
+    DUCKTOWER_TLS=auto \
+    DUCKTOWER_HEALTH_PORT=8816
 USER ducktower
 WORKDIR /data
 VOLUME /data
 EXPOSE 8815
 STOPSIGNAL SIGTERM
+# Within the container alone: checks over HTTP know neither tokens nor TLS.
+HEALTHCHECK --start-period=60s CMD ["/opt/ducktower/bin/python", "-c", \
+    "import urllib.request as http; http.urlopen('http://127.0.0.1:8816/health/live')"]
 ENTRYPOINT ["/opt/ducktower/bin/ducktower"]
 CMD ["serve"]

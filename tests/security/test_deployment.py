@@ -1,9 +1,15 @@
-"""What docs/security.md and packaging/ say of running it: behind nginx, as a service. Each where the tool is there."""
+"""What docs/security.md and packaging/ say of running it: behind nginx, as a service, in a container.
+
+Each where its tool is there.
+"""
 
 from __future__ import annotations
 
+import json
+import os
 import re
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -139,3 +145,59 @@ def test_the_unit(tmp_path: Path) -> None:
         told = subprocess.run(["systemd-analyze", *asked], capture_output=True, text=True, check=False)
         assert told.returncode == 0, told.stdout + told.stderr
         assert "Unknown" not in told.stderr
+
+
+def test_the_container_file(tmp_path: Path) -> None:
+    """Without a container: its environment, command, check of health and stop, with a folder as volume."""
+    text = (ROOT / "Dockerfile").read_text().replace("\\\n", "")
+    *_, stage = re.split(r"^FROM .*\n", text, flags=re.MULTILINE)
+    said = dict(line.split(maxsplit=1) for line in stage.splitlines() if line and not line.startswith("#"))
+    folder, port, health = tmp_path / "data", free_port(), free_port()
+    folder.mkdir(mode=0o700)
+    assert said["VOLUME"] == said["WORKDIR"] == "/data"
+    assert said["EXPOSE"] == "8815"
+    assert said["STOPSIGNAL"] == "SIGTERM"
+    assert said["ENV"].count("/data/") == 1
+    settings = dict(one.split("=") for one in said["ENV"].replace("/data", str(folder)).split())
+    assert settings["DUCKTOWER_HOST"] == "0.0.0.0"  # this test listens on the loopback
+    assert settings["DUCKTOWER_HEALTH_PORT"] in said["HEALTHCHECK"]
+    env = {
+        **{name: value for name, value in os.environ.items() if not name.startswith("DUCKTOWER_")},
+        **settings,
+    }
+    programs = Path(sys.executable).parent
+    (command,) = json.loads(said["ENTRYPOINT"])
+    command = command.replace("/opt/ducktower/bin", str(programs))
+    run = [command, *json.loads(said["CMD"])]
+    refused = subprocess.run(run, env=env, capture_output=True, text=True, check=False, timeout=60)
+    assert refused.returncode == 1
+    assert "tokens" in refused.stderr
+    made = subprocess.run(
+        [command, "token", "create", "ada", "--role", "owner"], env=env, capture_output=True, text=True, check=True
+    )
+    env |= {"DUCKTOWER_HOST": "127.0.0.1", "DUCKTOWER_PORT": str(port), "DUCKTOWER_HEALTH_PORT": str(health)}
+    check = json.loads(said["HEALTHCHECK"].partition("CMD")[2])
+    check = [
+        one.replace("/opt/ducktower/bin/python", sys.executable).replace(settings["DUCKTOWER_HEALTH_PORT"], str(health))
+        for one in check
+    ]
+    with (tmp_path / "log").open("wb") as log:
+        server = subprocess.Popen(run, env=env, cwd=folder, stdout=subprocess.PIPE, stderr=log)
+    try:
+        assert server.stdout is not None
+        assert server.stdout.readline().startswith(b"ready grpc+tls://")
+        subprocess.run(check, check=True, timeout=60)
+        certificate = next(folder.glob("*.tls")).read_text()
+        ours = tmp_path / "ca.crt"
+        ours.write_text(certificate[certificate.index("-----BEGIN CERTIFICATE") :])
+        url, token = f"grpc+tls://localhost:{port}", made.stdout.strip()
+        with ducktower.connect(url, token=token, tls_ca=str(ours)) as client:
+            assert client.health()["status"] == "serving"
+        server.send_signal(signal.SIGTERM)
+        assert server.wait(60) == 0
+        assert subprocess.run(check, check=False, capture_output=True, timeout=60).returncode != 0
+    finally:
+        server.kill()
+        server.wait(30)
+        if server.stdout is not None:
+            server.stdout.close()
