@@ -99,7 +99,10 @@ class TestPlaces:
             for name, most in (("greedy", 3), ("large", 2)):
                 token = grant(name, "writer")
                 until(lambda token=token: known(server.url, token), "the token")
-                clients = [stack.enter_context(ducktower.connect(server.url, token=token)) for _ in range(most + 1)]
+                clients = [
+                    stack.enter_context(ducktower.connect(server.url, token=token, retry_seconds=0))
+                    for _ in range(most + 1)
+                ]
                 for client in clients[:-1]:
                     stack.enter_context(client.appender("t")).append({"n": 1}).result()
                 with pytest.raises(ducktower.Overloaded, match=f'{most} calls of "{name}"'):
