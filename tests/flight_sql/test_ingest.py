@@ -145,53 +145,65 @@ def test_every_column_type_can_be_ingested(cursor: Any, client: ducktower.Flight
 
 
 _UPLOADER = """
-import sys, time
+import os, sys, threading, time
 import adbc_driver_flightsql.dbapi as adbc
 import pyarrow as pa
 
-url, table, mode, autocommit = sys.argv[1:5]
+url = sys.argv[1]
 schema = pa.schema([("id", pa.int64()), ("filler", pa.string())])
 
-def batches():
+def batches(table):
     for number in range(10_000):
         yield pa.record_batch({"id": [number] * 5000, "filler": ["x" * 100] * 5000}, schema=schema)
         if number == 20:
-            print("half way", flush=True)
+            os.write(1, f"{table}\\n".encode())  # at once: the threads share it
             time.sleep(600)
 
-with adbc.connect(url, autocommit=autocommit == "on") as connection, connection.cursor() as cursor:
-    cursor.adbc_ingest(table, pa.RecordBatchReader.from_batches(schema, batches()), mode=mode)
+def upload(table, mode, autocommit):
+    with adbc.connect(url, autocommit=autocommit == "on") as connection, connection.cursor() as cursor:
+        cursor.adbc_ingest(table, pa.RecordBatchReader.from_batches(schema, batches(table)), mode=mode)
+
+for one in sys.argv[2:]:
+    threading.Thread(target=upload, args=one.split(":")).start()
 """
 
 
-@pytest.mark.parametrize("autocommit", ["on", "off"])
-@pytest.mark.parametrize("mode", ["create", "append", "replace", "create_append"])
-def test_a_client_that_dies_half_way_leaves_the_table_as_it_was(
-    server: ducktower.FlightServer, client: ducktower.FlightClient, mode: str, autocommit: str
+def test_a_client_that_dies_half_way_leaves_every_table_as_it_was(
+    server: ducktower.FlightServer, client: ducktower.FlightClient
 ) -> None:
-    """Killed while it uploads: nothing is stored, nothing is dropped, and the table can be written at once."""
-    client.execute("CREATE TABLE t (id BIGINT, filler VARCHAR)")
-    client.execute("INSERT INTO t VALUES (7, 'kept')")
-    table = "made" if mode == "create" else "t"
+    """Killed while it uploads, in each mode, with and without a transaction: nothing is stored, nothing is dropped.
+
+    All in one process, each to a table of its own, which can be written at once.
+    """
+    uploads = {
+        f"{mode}_{autocommit}": (mode, autocommit)
+        for mode in ("create", "append", "replace", "create_append")
+        for autocommit in ("on", "off")
+    }
+    there = sorted(table for table, (mode, _) in uploads.items() if mode != "create")
+    for table in there:
+        client.execute(f"CREATE TABLE {table} (id BIGINT, filler VARCHAR); INSERT INTO {table} VALUES (7, 'kept')")
+    arguments = [":".join((table, *how)) for table, how in uploads.items()]
     uploader = subprocess.Popen(
-        [sys.executable, "-c", _UPLOADER, server.url, table, mode, autocommit], stdout=subprocess.PIPE, text=True
+        [sys.executable, "-c", _UPLOADER, server.url, *arguments], stdout=subprocess.PIPE, text=True
     )
     try:
         assert uploader.stdout is not None
-        assert uploader.stdout.readline().strip() == "half way"
+        half_way = {uploader.stdout.readline().strip() for _ in uploads}
+        assert half_way == set(uploads)
         uploader.send_signal(signal.SIGKILL)
     finally:
         uploader.kill()
         uploader.wait(60)
         if uploader.stdout is not None:
             uploader.stdout.close()
-    until(lambda: not client.sessions(), "the end of the upload")
-    assert ids(client) == [7]
-    client.execute("INSERT INTO t VALUES (8, 'after')")
-    assert ids(client) == [7, 8]
-    assert client.tables()["table_name"].to_pylist() == ["t"]
-    if autocommit == "on":
-        cursors_back(server, left=1)
+    until(lambda: not client.sessions(), "the end of the uploads")
+    assert {table: ids(client, table) for table in there} == {table: [7] for table in there}
+    assert sorted(client.tables()["table_name"].to_pylist()) == there
+    for table in there:
+        client.execute(f"INSERT INTO {table} VALUES (8, 'after')")
+        assert ids(client, table) == [7, 8]
+    cursors_back(server, left=1)
 
 
 @pytest.mark.parametrize("autocommit", [True, False])
