@@ -78,6 +78,21 @@ def test_a_damaged_wal_is_never_lost(start_server: Start, database: Path, where:
         assert wal.read_bytes() == damaged
 
 
+def test_a_wal_whose_file_is_gone_is_never_lost(start_server: Start, database: Path) -> None:
+    """DuckDB would delete it and begin with an empty file: it is refused, and all is there when the file is back."""
+    crashed(start_server)
+    wal, away = wal_of(database), database.with_name("away")
+    before = wal.read_bytes()
+    database.rename(away)
+    with pytest.raises(AssertionError, match=r"INVALID_ARGUMENT: .*is not there, but its WAL .*with 20 commits"):
+        start_server()
+    assert wal.read_bytes() == before
+    assert not database.exists()
+    away.rename(database)
+    with ducktower.connect(start_server().url) as client:
+        assert client.query("SELECT count(*) AS n FROM t").to_pylist() == [{"n": 1020}]
+
+
 def test_writes_are_refused_while_the_disk_is_nearly_full(database: Path) -> None:
     """Every kind of write is refused, an upload under way stopped, reads and DROP go on; then it is over by itself."""
     disk = os.statvfs(database.parent)

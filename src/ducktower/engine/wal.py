@@ -5,6 +5,8 @@ was acknowledged. But a log whose beginning or end was damaged later looks the s
 and deleted with the next checkpoint. So the log is looked through before it is replayed, and what will not be
 replayed is kept.
 
+A log whose database file is not there DuckDB deletes, and makes a new, empty file: so that is refused.
+
 Owns reading those files and the copies of them. Must never change or delete a log.
 """
 
@@ -23,7 +25,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..errors import Unavailable
+from ..errors import InvalidArgument, Unavailable
 
 __all__ = ["LOGS", "Found", "commit_ends", "look_through", "replaying", "torn_copies", "wal_bytes", "wal_path"]
 
@@ -106,8 +108,15 @@ def replaying(database: str) -> Iterator[Found]:
 
     A log of which something will not be replayed is copied first. Raises Unavailable when it has no whole commit and
     cannot be copied; else a copy that fails is only told of: a full disk must not keep what was acknowledged away.
+    Raises InvalidArgument when there is a log, and no file that it belongs to.
     """
     found = look_through(wal_path(database))
+    if wal_bytes(database) and not os.path.exists(database):
+        raise InvalidArgument(
+            f'database "{database}" is not there, but its WAL "{wal_path(database)}" is, with {found.commits} commits '
+            "that the file may not have; put the file back beside it, or move the WAL away to begin with an empty "
+            "database. Nothing was changed"
+        )
     kept = _kept(database, found) if found.torn_bytes else None
     started = time.monotonic()
     try:
