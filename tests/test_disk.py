@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import duckdb
 import pyarrow as pa
 import pytest
 
+import cli_support
 import ducktower
 from ducktower.engine import Target
 from support.engines import batches, opened
-from support.servers import ServerProcess
+from support.servers import ServerProcess, running
 from support.waiting import until
 
 MIB = 1024 * 1024
@@ -91,6 +95,47 @@ def test_a_wal_whose_file_is_gone_is_never_lost(start_server: Start, database: P
     away.rename(database)
     with ducktower.connect(start_server().url) as client:
         assert client.query("SELECT count(*) AS n FROM t").to_pylist() == [{"n": 1020}]
+
+
+def test_by_a_link_it_is_the_same_database(start_server: Start, database: Path, tmp_path: Path) -> None:
+    """Its WAL is beside the file, not the link: it is replayed whoever opens it next, and by which name."""
+    link = tmp_path / "links" / "other.duckdb"
+    link.parent.mkdir()
+    link.symlink_to(database)
+    with (
+        running(link, tmp_path / "server.log") as server,
+        ducktower.connect(server.url) as client,
+    ):
+        client.ingest("t", [{"i": 1}], mode="create")
+        server.kill()
+    assert list(link.parent.iterdir()) == [link]
+    with ducktower.connect(start_server().url) as client:
+        assert client.query("FROM t").to_pylist() == [{"i": 1}]
+
+
+def test_a_wal_beside_a_link_is_not_passed_over(database: Path, tmp_path: Path) -> None:
+    """Another program may have left one there: neither a server nor `recover` nor `restore` goes on without it."""
+    backup, link = tmp_path / "backup.duckdb", tmp_path / "link.duckdb"
+    duckdb.connect(str(backup)).close()
+    link.symlink_to(database)  # which is not there yet: later DuckDB itself follows the link
+    program = """
+import duckdb, os, sys
+connection = duckdb.connect(sys.argv[1])
+connection.execute("CREATE TABLE t (i INTEGER)")
+connection.execute("INSERT INTO t VALUES (1)")
+os._exit(0)
+"""
+    subprocess.run([sys.executable, "-c", program, str(link)], check=True)
+    log = wal_of(link)
+    before = log.read_bytes()
+    assert not wal_of(database).exists()
+    for arguments in (["serve", str(link)], ["recover", str(link)], ["restore", str(backup), str(link), "--force"]):
+        line = cli_support.fails(*arguments, code="INVALID_ARGUMENT")
+        assert f'move that WAL to "{wal_of(database)}"' in line
+    assert log.read_bytes() == before
+    log.rename(wal_of(database))
+    with ducktower.serve(str(link)) as server, ducktower.connect(server.url) as client:
+        assert client.query("FROM t").to_pylist() == [{"i": 1}]
 
 
 def test_writes_are_refused_while_the_disk_is_nearly_full(database: Path) -> None:

@@ -8,9 +8,11 @@ from __future__ import annotations
 import contextlib
 import itertools
 import logging
+import os
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 import duckdb
@@ -63,6 +65,7 @@ from .sight import seen_of
 from .sql_facts import SqlFacts, sql_facts
 from .trails import add_rows, note_rows
 from .uploads import Arriving, Came, UploadLimit, counted_bytes
+from .wal import real_path
 from .words import Claim, Executed, Named, Outcome, PlanKey, Receipt, SlowWrite, Target, Write
 from .writers import Terms
 
@@ -75,7 +78,7 @@ class Engine:
     """One database in use. Every method is safe from any thread; all raise the errors of `ducktower.errors`."""
 
     def __init__(self, config: EngineConfig | None = None) -> None:
-        self.config = config or EngineConfig()
+        self.config = _behind_links(config or EngineConfig())
         self.started = time.time()
         self._small_bytes_max = min(self.config.small_write_bytes_max, self.config.row_bytes_max)
         self._commits = Counter()
@@ -639,6 +642,11 @@ class Engine:
                 self._tables_changed()
             self._rows.add(rows)
             return Receipt(rows, turn.commit())
+
+
+def _behind_links(config: EngineConfig) -> EngineConfig:
+    """Return the settings with the database's file in place of a link to it: its WAL is one, and at one place."""
+    return replace(config, database=real_path(config.database)) if os.path.islink(config.database) else config
 
 
 def _of_content(claim: Claim | None, target: Target, schema: Any, batches: list[Any]) -> Claim | None:

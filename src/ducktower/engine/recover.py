@@ -18,7 +18,7 @@ from ..errors import InvalidArgument, Unavailable
 from .file_copies import copy_file, put_in_place, sync, timestamp, told_of_disk
 from .salvage import Salvage, Salvaged
 from .unserved import check_file, held, made_like, put_aside
-from .wal import LOGS, commit_ends, look_through, torn_copies, wal_path
+from .wal import LOGS, commit_ends, look_through, real_path, torn_copies, wal_path
 
 __all__ = ["Recovered", "recover"]
 
@@ -47,7 +47,7 @@ def recover(
     `tell` is given a line for each step. Raises InvalidArgument for what is no DuckDB file and when nothing can be
     read, Unavailable when another process has it open, Overloaded when the disk is full.
     """
-    database = Path(os.path.realpath(database))
+    database = Path(real_path(database))
     check_file(database)
     torn = tuple((path, look_through(path).commits) for path in torn_copies(str(database)))
     with told_of_disk("nothing was recovered"), held(database) as file:

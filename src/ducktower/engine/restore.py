@@ -15,7 +15,7 @@ from ..errors import InternalError, InvalidArgument
 from .database import check_unserved
 from .file_copies import copy_file, put_in_place, told_of_disk
 from .unserved import check_file, contents, held, made_like, put_aside
-from .wal import wal_bytes, wal_path
+from .wal import real_path, wal_bytes, wal_path
 
 __all__ = ["Restored", "restore"]
 
@@ -43,7 +43,7 @@ def restore(
     and for a database that is there; Unavailable when either is open in another process; Overloaded when the disk is
     full.
     """
-    database = Path(os.path.realpath(database))
+    database = Path(real_path(database))
     check_file(backup)
     check_unserved(database)
     if database.is_dir():

@@ -27,7 +27,17 @@ from pathlib import Path
 
 from ..errors import InvalidArgument, Unavailable
 
-__all__ = ["LOGS", "Found", "commit_ends", "look_through", "replaying", "torn_copies", "wal_bytes", "wal_path"]
+__all__ = [
+    "LOGS",
+    "Found",
+    "commit_ends",
+    "look_through",
+    "real_path",
+    "replaying",
+    "torn_copies",
+    "wal_bytes",
+    "wal_path",
+]
 
 log = logging.getLogger(__name__)
 
@@ -63,6 +73,21 @@ class Found:
 def wal_path(database: str) -> Path:
     """Return where DuckDB keeps the log of a database file."""
     return Path(f"{database}.wal")
+
+
+def real_path(database: str | Path) -> str:
+    """Return the path of a database's file, behind links: there its log is, whatever name it is opened by.
+
+    DuckDB keeps the log of a file that is not there yet beside the link to it, and looks for it beside the file later.
+    Raises InvalidArgument when there is one beside the link.
+    """
+    real = os.path.realpath(database)
+    if os.path.islink(database) and wal_bytes(str(database)):
+        raise InvalidArgument(
+            f'"{database}" is a link to "{real}", and a WAL is beside the link, where some program left it; '
+            f'move that WAL to "{wal_path(real)}" if it is of this database, else away. Nothing was changed'
+        )
+    return real
 
 
 def wal_bytes(database: str) -> int:
