@@ -132,8 +132,21 @@ class TestTheLog:
         said: list[str] = []
         done = recover(damaged, salvage, tell=said.append)
         assert rows(done.path, "small") == 13
-        assert done.lost == (f"the last {COMMITS - 13} of {COMMITS} commits in the WAL, and what follows them",)
+        assert done.lost == (f"the last {COMMITS - 13} of {COMMITS} commits in the WAL",)
         assert said[-1] == f"it opens with the first 13 of the {COMMITS} commits of its WAL"
+
+    def test_damaged_where_an_entry_says_how_long_it_is(self, damaged: Path, salvage: Salvage) -> None:
+        """What is behind cannot be counted any more: it is told as bytes, and not as no commits."""
+        wal = Path(f"{damaged}.wal")
+        raw = wal.read_bytes()
+        at = 0
+        for _ in range(13):
+            at = raw.index(COMMIT, at) + len(COMMIT)
+        wal.write_bytes(raw[:at] + b"GARBAGEGARBAGE" + raw[at + 14 :])
+        done = recover(damaged, salvage)
+        assert rows(done.path, "small") == 13
+        (lost,) = done.lost
+        assert lost.startswith(f"{len(raw) - at} bytes of the WAL ")
 
     def test_of_another_database(self, damaged: Path, salvage: Salvage, tmp_path: Path) -> None:
         """It opens as of its last checkpoint, and what the WAL had is told as lost."""

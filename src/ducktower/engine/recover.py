@@ -18,7 +18,7 @@ from ..errors import InvalidArgument, Unavailable
 from .file_copies import copy_file, put_in_place, sync, timestamp, told_of_disk
 from .salvage import Salvage, Salvaged
 from .unserved import check_file, held, made_like, put_aside
-from .wal import LOGS, commit_ends, look_through, real_path, torn_copies, wal_path
+from .wal import LOGS, Found, commit_ends, look_through, real_path, torn_copies, wal_path
 
 __all__ = ["Recovered", "recover"]
 
@@ -98,7 +98,7 @@ def _open(salvage: Salvage, place: Path, path: Path, logs: list[str], tell: Call
         Path(f"{path}{suffix}").unlink()
     if logs == [".wal"] and (commits := _replayed(salvage, place, path)) is not None:
         tell(f"it opens with the first {commits} of the {found.commits} commits of its WAL")
-        return [f"the last {found.commits - commits} of {found.commits} commits in the WAL, and what follows them"]
+        return _not_replayed(found, commits)
     if logs and not (without := salvage.opens(path)).error:
         tell("it opens without its WAL, as of its last checkpoint")
         return [
@@ -106,6 +106,13 @@ def _open(salvage: Salvage, place: Path, path: Path, logs: list[str], tell: Call
         ]
     why = without.error if logs else outcome.error
     raise InvalidArgument(f'nothing of "{place / "original"}" can be read: {why}; a backup is what helps')
+
+
+def _not_replayed(found: Found, commits: int) -> list[str]:
+    """Tell what a log has behind the commits that were replayed."""
+    lost = [f"the last {found.commits - commits} of {found.commits} commits in the WAL"] * (commits < found.commits)
+    behind = f"{found.torn_bytes} bytes of the WAL behind its last whole commit; what was in them cannot be told"
+    return lost + [behind] * (found.torn_bytes > 0)
 
 
 def _replayed(salvage: Salvage, place: Path, path: Path) -> int | None:
