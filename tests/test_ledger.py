@@ -7,7 +7,10 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import adbc_driver_flightsql.dbapi as adbc
 import duckdb
@@ -20,8 +23,23 @@ from ducktower.engine import Engine, Named, Principal, Target
 from ducktower.engine.ledger import Ledger, claimed
 from support.servers import ServerProcess
 from support.threads import together
+from support.waiting import until
 
 SCHEMA = pa.schema([("i", pa.int64())])
+SLOW_COMMIT, BAD_COMMIT = 5, 8
+ODD_LEDGER = f"""
+    CREATE SCHEMA _ducktower;
+    CREATE TABLE _ducktower.ledger (
+        principal VARCHAR, writer VARCHAR, sequence BIGINT, fingerprint BIGINT, rows BIGINT, rows_total BIGINT,
+        "commit" BIGINT, "at" BIGINT,
+        CHECK (CASE "commit"
+            WHEN {SLOW_COMMIT} THEN levenshtein(repeat('a', 40000), repeat('b', 40000 + "at" % 2)) > 0
+            WHEN {BAD_COMMIT} THEN false
+            ELSE true
+        END)
+    )
+"""
+"""A ledger, made before the server does so, into which one commit takes long and another one cannot write."""
 LARGE = pa.table({"i": range(300_000)})
 
 
@@ -295,6 +313,41 @@ class TestEndings:
         with duckdb.connect(str(database)) as opened:
             assert opened.execute("SELECT count(*) < 40 FROM _ducktower.ledger").fetchall() == [(True,)]
             assert opened.execute("SELECT count(*) FROM t").fetchall() == [(100,)]
+
+    def test_the_ledger_is_slow_or_fails_in_a_group(self, database: Path) -> None:
+        """Slow once, it is tried again; else its writers are told that nothing was stored, and no others."""
+        with duckdb.connect(str(database)) as made:
+            made.execute(ODD_LEDGER)
+            made.execute("CREATE TABLE t (i BIGINT); CREATE TABLE u (i BIGINT)")
+        with ducktower.serve(str(database), group_timeout_seconds=1) as server:
+
+            def write(table: str, value: int, writer: str | None, seconds: float = 0.001) -> ducktower.Receipt:
+                with ducktower.connect(server.url, retry_seconds=seconds) as own:
+                    return own.ingest(table, rows(value), writer=writer, sequence=None if writer is None else 1)
+
+            def in_one_group(*writes: Any) -> list[Future[ducktower.Receipt]]:
+                queue = server.engine._queue
+                with ThreadPoolExecutor(8) as pool, server.engine._committer._lock:  # one is taken, the others gather
+                    later = [pool.submit(write, "t", 0, None)]
+                    until(lambda: queue.committing_seconds() > 0, "the first group")
+                    for number, one in enumerate(writes, 1):
+                        later.append(pool.submit(write, *one))
+                        until(partial(lambda n: queue.depth()[0] == n, number), "the one that waits")
+                return later[1:]
+
+            for number in range(1, SLOW_COMMIT - 1):
+                assert write("t", number, None).commit == number
+            slow = [one.result() for one in in_one_group(("t", 10, "a"), ("u", 11, "b"))]
+            assert {(receipt.rows, receipt.commit) for receipt in slow} == {(1, SLOW_COMMIT + 1)}
+            assert write("u", 11, "b") == slow[1]
+            refused, again, without = in_one_group(("t", 20, "c"), ("u", 21, "d", 30.0), ("t", 22, None))
+            told = refused.exception()
+            assert isinstance(told, ducktower.Unavailable)
+            assert not told.outcome_unknown
+            assert again.result().rows == without.result().rows == 1
+            with ducktower.connect(server.url) as client:
+                stored = client.query("SELECT i FROM t UNION ALL SELECT i FROM u ORDER BY i")["i"].to_pylist()
+                assert stored == [0, 0, 1, 2, 3, 10, 11, 21, 22]  # and not 20
 
     def test_read_again_while_a_write_is_under_way(self) -> None:
         """Another write's COMMIT failed meanwhile, so the memory is dropped: the writer's rows are still known."""

@@ -232,21 +232,22 @@ class GroupCommitter:
         try:
             number = self._transaction(lease, writes, held)
         except _PlanError as error:
-            culprits = [write for write in writes if write.key == error.key]
-            others = [write for write in writes if write.key != error.key]
+            of_ledger = error.key == LEDGER  # which those without a name have nothing to do with
+            culprits: list[Write] = []
+            others: list[Write] = []
+            for write in writes:
+                (culprits if (write.claims if of_ledger else write.key == error.key) else others).append(write)
             if is_fatal(error.cause):
                 self._give_up(writes, error.cause, outcomes)
-                return
-            if not culprits:  # the ledger itself
-                failed = _told(error.cause)
-                outcomes.update((id(write), failed) for write in writes)
                 return
             if others and _share_a_writer(culprits, others):  # which must be stored in their order
                 self._divide(lease, writes, error.cause, outcomes)
                 return
             if others:
                 self._admitted(lease, others, outcomes)
-            if error.slow and was_slow:
+            if of_ledger and not (error.slow and not was_slow):
+                self._give_up(culprits, error.cause, outcomes)
+            elif error.slow and was_slow:
                 self._put_aside(culprits, outcomes)
             elif error.slow:
                 self._admitted(lease, culprits, outcomes, was_slow=True)
@@ -325,7 +326,7 @@ class GroupCommitter:
         self._database.note(error)
         lost = _told(error)
         if not isinstance(lost, Overloaded | Unavailable):
-            lost = Unavailable(f"the ledger of writers cannot be asked now: {lost.message}")
+            lost = Unavailable(f"nothing was stored, the ledger of writers cannot be used now: {lost.message}")
         outcomes.update((id(write), lost) for write in writes)
 
     def _put_aside(self, writes: list[Write], outcomes: dict[int, Outcome]) -> None:
