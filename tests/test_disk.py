@@ -208,3 +208,27 @@ def test_a_large_wal_is_warned_of(database: Path) -> None:
         assert engine.health()["wal_bytes"] > 2_000
         engine.checkpoint()
         until(lambda: "warnings" not in engine.health(), "its end")
+
+
+def test_a_server_tells_of_its_wal(database: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Its size is what the file has, in both actions, and the warning is in the log as in health, also its end."""
+    with (
+        ducktower.serve(
+            str(database), wal_warn_bytes=2_000, wal_checkpoint_bytes=None, disk_look_seconds=0.01
+        ) as server,
+        ducktower.connect(server.url) as client,
+    ):
+        client.execute("CREATE TABLE t (i BIGINT)")
+        while wal_of(database).stat().st_size <= 2_000:
+            client.ingest("t", [{"i": 1}])
+        size = wal_of(database).stat().st_size
+        until(lambda: client.health()["wal_bytes"] == size, "the size")
+        assert client.statistics()["wal_bytes"] == size
+        (warning,) = client.health()["warnings"]
+        assert warning.startswith("the WAL has ")
+        assert "the WAL has " in caplog.text
+        client.checkpoint()
+        until(lambda: client.health()["wal_bytes"] == 0, "the checkpoint")
+        assert "warnings" not in client.health()
+        assert client.statistics()["wal_bytes"] == 0
+        assert "the WAL is small again" in caplog.text

@@ -7,6 +7,7 @@ import json
 import socket
 import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
@@ -197,6 +198,28 @@ def test_a_stuck_commit(database: Path) -> None:
         queue = CommitQueue(engine.config, end)
         queue.submit(write())
         until(lambda: commit_check(60).restart, "the end of the thread")
+
+
+def test_a_stuck_commit_of_a_server(tmp_path: Path) -> None:
+    """The port says that a restart helps, the action answers beside it, and both are well when the commit is over."""
+    with (
+        ducktower.serve(str(tmp_path / "c.duckdb"), health_port=0, stuck_seconds=0.05) as server,
+        ducktower.connect(server.url) as client,
+        ThreadPoolExecutor(1) as pool,
+    ):
+        client.execute("CREATE TABLE t (i BIGINT)")
+        with server.engine._committer._lock:  # what a commit needs that does not come to its end
+            sent = pool.submit(client.ingest, "t", [{"i": 1}])
+            until(lambda: ask(server, "/health/live")[0] == 503, "the stuck group")
+            for path, key in (("/health/live", "live"), ("/health/ready", "ready")):
+                status, body = ask(server, path)
+                assert (status, body[key]) == (503, False)
+                assert "in commit for" in body["checks"]["commit"]
+                assert body["checks"] | {"commit": "ok"} == WELL
+            assert "in commit for" in client.health()["checks"]["commit"]
+            assert not sent.done()
+        assert sent.result(SECONDS_MAX).rows == 1
+        until(lambda: ask(server, "/health/ready") == (200, {"ready": True, "checks": WELL}), "the end of it")
 
 
 def test_a_stopping_server(tmp_path: Path) -> None:

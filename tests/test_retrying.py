@@ -10,6 +10,7 @@ import pyarrow as pa
 import pytest
 
 import ducktower
+from ducktower.client.retrying import hinted, waits
 from support.proxy import Proxy
 from support.waiting import until
 
@@ -113,3 +114,24 @@ class TestRefused:
             with ducktower.serve(str(database), port=port):
                 assert sent.result(60) == 1
                 assert count(client) == 1
+
+
+def test_pauses_grow_and_differ() -> None:
+    """From some 20 ms each is about twice the one before, up to about a second; no two clients wait the same times."""
+    some, others = ([pause for pause, _ in zip(waits(), range(20), strict=False)] for _ in range(2))
+    for number, pause in enumerate(some):
+        about = min(0.02 * 2**number, 1.0)
+        assert 0.5 * about <= pause <= 1.5 * about
+    assert len({pause / min(0.02 * 2**number, 1.0) for number, pause in enumerate(some)}) > 15
+    assert not set(some) & set(others)
+
+
+def test_a_hint_is_waited_for() -> None:
+    """Not before the server's hint, and not all at once behind it; a longer pause of one's own stays."""
+    error = ducktower.Overloaded("full", retry_after_seconds=2.0)
+    found = {hinted(error, 0.02) for _ in range(20)}
+    assert len(found) > 15
+    assert min(found) >= 2.0
+    assert max(found) <= 2.5
+    assert hinted(error, 5.0) == 5.0
+    assert hinted(ducktower.Overloaded("full"), 0.3) == 0.3

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -580,6 +582,47 @@ class TestEnd:
             server.close()
             asking.join(60)
             assert found == [1]
+
+    @pytest.mark.parametrize("kind", ["small", "large", "appended"])
+    def test_a_write_in_flight_is_finished(self, database: Path, kind: str) -> None:
+        """Within the drain a write that the server has begun to take is stored and acknowledged; a new one is not."""
+        server = ducktower.serve(str(database), drain_seconds=60)
+        going_on = threading.Event()
+
+        def gated() -> Iterator[pa.RecordBatch]:
+            yield pa.record_batch({"i": pa.array(range(500_000))})
+            assert going_on.wait(60)
+            yield pa.record_batch({"i": pa.array(range(500_000))})
+
+        with ducktower.connect(server.url, retry_seconds=0.001) as client, ThreadPoolExecutor(2) as pool:
+            client.execute("CREATE TABLE t (i BIGINT)")
+            appender = client.appender("t")
+            appender.append({"i": 0}).result(60)
+            committing = server.engine._committer._lock
+            with committing if kind in ("small", "appended") else contextlib.nullcontext():
+                if kind == "small":
+                    sent = pool.submit(lambda: client.ingest("t", [{"i": 1}]).rows)
+                elif kind == "appended":
+                    answer = appender.append({"i": 1})
+                    sent = pool.submit(lambda: answer.result(60).rows)
+                else:
+                    rows = pa.RecordBatchReader.from_batches(pa.schema([("i", pa.int64())]), gated())
+                    sent = pool.submit(lambda: client.ingest("t", rows).rows)
+                if kind == "large":
+                    until(lambda: any(call["kind"] == "upload" for call in client.sessions()), "the upload")
+                else:
+                    until(lambda: server.engine._queue.committing_seconds() > 0, "the write")
+                closing = pool.submit(server.close)
+                until(lambda: client.health()["status"] == "stopping", "the stop")
+                with pytest.raises(ducktower.Unavailable, match="stopping"):
+                    client.ingest("t", [{"i": 2}])
+                assert not sent.done()
+                going_on.set()
+            stored = sent.result(60)
+            closing.result(60)
+        assert stored == (1_000_000 if kind == "large" else 1)
+        with duckdb.connect(str(database), read_only=True) as connection:
+            assert connection.execute("SELECT count(*) FROM t").fetchall() == [(1 + stored,)]
 
     def test_the_wal_is_written_into_the_file(self, database: Path) -> None:
         """After an orderly end there is one file, which DuckDB opens by itself."""
