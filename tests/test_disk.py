@@ -16,6 +16,8 @@ import pytest
 import cli_support
 import ducktower
 from ducktower.engine import Target
+from ducktower.engine.wal import commit_ends, look_through
+from support.crashes import killed_in_a_checkpoint
 from support.engines import batches, opened
 from support.servers import ServerProcess, running
 from support.waiting import until
@@ -59,6 +61,30 @@ def test_an_opening_tells_what_it_found(start_server: Start, database: Path) -> 
     (kept,) = database.parent.glob("*.wal.torn-*")
     assert kept.read_bytes() == torn
     assert f"the WAL had {size - 3} bytes, 19 commits" in server.stderr
+    assert str(kept) in server.stderr
+
+
+def test_an_opening_after_a_kill_in_a_checkpoint(start_server: Start, database: Path) -> None:
+    """There are two WALs then, both are looked through; a torn end of the second is kept, and is not of the first."""
+    side = killed_in_a_checkpoint(database)
+    commits = {path: look_through(path).commits for path in (wal_of(database), side)}
+    assert min(commits.values()) > 0
+    os.truncate(side, commit_ends(side)[-1])
+    whole = wal_of(database).stat().st_size + side.stat().st_size
+    with side.open("ab") as file:
+        file.write(b"\x10" + bytes(20))
+    torn = side.read_bytes()
+    server = start_server()
+    with ducktower.connect(server.url) as client:
+        health = client.health()
+        assert (health["replayed_commits"], health["replayed_bytes"], health["torn_bytes"]) == (
+            *(sum(commits.values()), whole),
+            21,
+        )
+        (found,) = client.query("SELECT count(*) AS n, max(i) AS m FROM t").to_pylist()
+        assert found["n"] == found["m"] + 2  # each from -1 on, without a hole
+    (kept,) = database.parent.glob("*.wal.torn-*-checkpoint")
+    assert kept.read_bytes() == torn
     assert str(kept) in server.stderr
 
 

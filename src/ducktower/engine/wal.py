@@ -15,14 +15,15 @@ from __future__ import annotations
 import contextlib
 import glob
 import logging
+import math
 import mmap
 import os
 import re
 import shutil
 import struct
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
+from dataclasses import astuple, dataclass
 from pathlib import Path
 
 from ..errors import InvalidArgument, Unavailable
@@ -34,6 +35,7 @@ __all__ = [
     "look_through",
     "real_path",
     "replaying",
+    "to_be_replayed",
     "torn_copies",
     "wal_bytes",
     "wal_path",
@@ -44,16 +46,19 @@ log = logging.getLogger(__name__)
 _NUMBER = rb"[\x80-\xff]*[\x00-\x7f]"
 _HEAD = re.compile(
     rb"\x64\x00\x62\x65\x00" + _NUMBER + rb"(?:\x66\x00\x10(?:" + _NUMBER + rb"){16})?"
-    rb"(?:\x67\x00" + _NUMBER + rb")?\xff\xff",
+    rb"(?:\x67\x00(" + _NUMBER + rb"))?\xff\xff",
     re.DOTALL,
 )
 """How a log begins: its version, then, by DuckDB's version, whose it is (16 bytes) and after how many checkpoints."""
 _HEAD_BYTES_MAX = 128
+_HEADERS = (4_096, 8_192)
+_HEADER = struct.Struct("<QQ")
+"""Of the database file: a checksum, and how many checkpoints there were. The header with more of them counts."""
 _ENTRY = struct.Struct("<QQ")
 _COMMIT = b"\x64\x00\x64\xff\xff"
 """The entry with which a transaction ends."""
 LOGS = (".wal", ".wal.checkpoint", ".wal.recovery")
-"""The log, the one that is written to while a checkpoint runs, and the one both are joined in after a crash."""
+"""The log, the one that is written to while a checkpoint runs, and the one that both are joined in after a crash."""
 
 _TORN = ".torn-"
 _TORN_KEPT_MAX = 10
@@ -127,6 +132,20 @@ def commit_ends(path: Path) -> list[int]:
     return ends
 
 
+def to_be_replayed(database: str) -> dict[Path, Found]:
+    """Look through the logs that DuckDB will replay: those that the file's last checkpoint has not in it yet.
+
+    A kill at the end of a checkpoint leaves both: then the first one is in the file, and the other is replayed alone.
+    """
+    written = _checkpoints_of(database)
+    found: dict[Path, Found] = {}
+    for suffix in LOGS[:2]:
+        path = Path(f"{database}{suffix}")
+        if _size(path) and _begun_after(path) >= written:
+            found[path] = look_through(path)
+    return found
+
+
 @contextlib.contextmanager
 def replaying(database: str) -> Iterator[Found]:
     """Look through a database's log before the block opens the database, and tell afterwards what there was.
@@ -135,33 +154,34 @@ def replaying(database: str) -> Iterator[Found]:
     cannot be copied; else a copy that fails is only told of: a full disk must not keep what was acknowledged away.
     Raises InvalidArgument when there is a log, and no file that it belongs to.
     """
-    found = look_through(wal_path(database))
+    logs = to_be_replayed(database)
+    found = _joined(logs.values())
     if wal_bytes(database) and not os.path.exists(database):
         raise InvalidArgument(
             f'database "{database}" is not there, but its WAL "{wal_path(database)}" is, with {found.commits} commits '
             "that the file may not have; put the file back beside it, or move the WAL away to begin with an empty "
             "database. Nothing was changed"
         )
-    kept = _kept(database, found) if found.torn_bytes else None
+    kept = [_kept(database, path, of_log) for path, of_log in logs.items() if of_log.torn_bytes]
     started = time.monotonic()
     try:
         yield found
     except BaseException:
-        if kept is not None:  # what DuckDB does not open it leaves alone
-            kept.unlink(missing_ok=True)
+        for path in filter(None, kept):  # what DuckDB does not open it leaves alone
+            path.unlink(missing_ok=True)
         raise
     seconds = time.monotonic() - started
     log.info("opened in %.3f seconds; the WAL had %d bytes, %d commits", seconds, found.nbytes, found.commits)
-    if kept is not None:
+    for path in filter(None, kept):
         log.warning(
             "the last %d of %d bytes of the WAL were no whole commit and were not replayed, as after a crash in the "
             'middle of one; the WAL as it was is kept as "%s"',
             found.torn_bytes,
             found.nbytes,
-            kept,
+            path,
         )
-        with contextlib.suppress(OSError):
-            _prune(database)
+    with contextlib.suppress(OSError):
+        _prune(database)
 
 
 def torn_copies(database: str) -> list[Path]:
@@ -178,9 +198,34 @@ def _prune(database: str) -> None:
         path.unlink(missing_ok=True)
 
 
-def _kept(database: str, found: Found) -> Path | None:
-    path = wal_path(database)
-    kept = path.with_name(f"{path.name}{_TORN}{time.strftime('%Y%m%dT%H%M%S', time.gmtime())}")
+def _joined(logs: Iterable[Found]) -> Found:
+    return Found(*(sum(numbers) for numbers in zip(*map(astuple, logs), strict=True)))
+
+
+def _checkpoints_of(database: str) -> int:
+    try:
+        with open(database, "rb") as file:
+            headers = [os.pread(file.fileno(), _HEADER.size, at) for at in _HEADERS]
+    except FileNotFoundError:
+        return 0
+    return max(int(_HEADER.unpack(header)[1]) if len(header) == _HEADER.size else 0 for header in headers)
+
+
+def _begun_after(path: Path) -> float:
+    """Return after how many checkpoints a log was begun; infinite where it does not say."""
+    with path.open("rb") as file:
+        head = _HEAD.match(file.read(_HEAD_BYTES_MAX))
+    if head is None or head[1] is None:
+        return math.inf
+    number: bytes = head[1]
+    return sum((byte & 0x7F) << 7 * place for place, byte in enumerate(number))
+
+
+def _kept(database: str, path: Path, found: Found) -> Path | None:
+    which = path.name.removeprefix(wal_path(database).name).replace(".", "-")
+    kept = wal_path(database).with_name(
+        f"{wal_path(database).name}{_TORN}{time.strftime('%Y%m%dT%H%M%S', time.gmtime())}{which}"
+    )
     try:
         shutil.copy2(path, kept)
     except OSError as error:
