@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -239,3 +241,18 @@ def test_a_process_that_ends_is_an_answer(damaged: Path, salvage: Salvage) -> No
     process.kill()
     assert salvage.look(damaged).error == "DuckDB ended with status -9"
     assert salvage.look(damaged).whole
+
+
+def test_what_takes_long_draws_nothing(damaged: Path) -> None:
+    """DuckDB would show a progress bar on stdout after two seconds, where the process answers and commands print."""
+    program = """
+import sys
+from pathlib import Path
+from ducktower.engine.database import opened_apart
+with opened_apart(Path(sys.argv[1])) as connection:
+    slow = "levenshtein(repeat('a', 40000), repeat('b', 40000 + i))"
+    connection.execute(f"SELECT {slow} FROM small WHERE i = 1").fetchall()
+    assert connection.execute("SELECT current_setting('enable_progress_bar')").fetchall() == [(False,)]
+"""
+    done = subprocess.run([sys.executable, "-c", program, str(damaged)], capture_output=True, check=True)
+    assert done.stdout == b""

@@ -410,6 +410,8 @@ def opened_apart(
         settings["memory_limit"] = f"{memory_bytes}B"
     connection = duckdb.connect(str(path), read_only=not writable, config=settings)
     try:
+        # Past two seconds DuckDB would draw it on stdout, into a command's JSON. Cursors have none.
+        connection.execute("SET enable_progress_bar = false")
         if beside is not None:
             connection.execute(f"ATTACH {_list([str(beside)])[1:-1]} AS beside (READ_ONLY)")
         connection.execute("SET enable_external_access = false; SET lock_configuration = true")
