@@ -19,6 +19,8 @@ import ducktower
 from ducktower.cli.app import main
 from ducktower.engine.recover import recover
 from ducktower.engine.salvage import Salvage
+from ducktower.engine.wal import look_through, wal_path
+from support.crashes import killed_in_a_checkpoint
 from support.engines import opened
 
 COMMITS = 20
@@ -159,6 +161,51 @@ class TestTheLog:
         done = recover(damaged, salvage)
         assert rows(done.path, "small") == 0
         assert done.lost == ("the WAL, with 1 commits",)
+
+    def test_of_an_older_state(self, damaged: Path, salvage: Salvage) -> None:
+        """DuckDB refuses a WAL from before the file's last checkpoint: what it had is told, too."""
+        wal = Path(f"{damaged}.wal")
+        before = wal.read_bytes()
+        duckdb.connect(str(damaged)).close()  # which writes it into the file
+        wal.write_bytes(before)
+        done = recover(damaged, salvage)
+        assert rows(done.path, "small") == COMMITS
+        assert done.lost == (f"the WAL, with {COMMITS} commits",)
+
+
+class TestTwoLogs:
+    """A kill in the midst of a checkpoint leaves a second WAL, of the commits beside it."""
+
+    def test_nothing_is_wrong(self, tmp_path: Path, salvage: Salvage) -> None:
+        """Both are replayed."""
+        database = tmp_path / "db.duckdb"
+        side = killed_in_a_checkpoint(database)
+        done = recover(database, salvage)
+        assert not [line for line in done.lost if "no whole commit" not in line]
+        with duckdb.connect(str(done.path), read_only=True) as connection:
+            ((count, last),) = connection.execute("SELECT count(*), max(i) FROM t").fetchall()
+        assert count == last + 2
+        assert last >= look_through(side).commits > 0
+        with duckdb.connect(str(database), read_only=False) as connection:  # what DuckDB makes of the originals
+            assert connection.execute("SELECT count(*), max(i) FROM t").fetchall() == [(count, last)]
+
+    def test_the_second_is_damaged(self, tmp_path: Path, salvage: Salvage) -> None:
+        """All of the first is recovered, and the other is told as lost."""
+        database = tmp_path / "db.duckdb"
+        side = killed_in_a_checkpoint(database)
+        commits = look_through(wal_path(str(database))).commits
+        flip(side, 4, 8)
+        before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+        with pytest.raises(ducktower.InternalError, match="`ducktower recover "), opened(database):
+            pass
+        said: list[str] = []
+        done = recover(database, salvage, tell=said.append)
+        assert said[-1] == f"it opens with the first {commits} of the {commits} commits of its WAL"
+        assert [line for line in done.lost if "beside a checkpoint" in line]
+        with duckdb.connect(str(done.path), read_only=True) as connection:
+            ((count, last),) = connection.execute("SELECT count(*), max(i) FROM t").fetchall()
+        assert count == last + 2
+        assert {path.name: path.read_bytes() for path in tmp_path.iterdir() if path.name in before} == before
 
 
 @pytest.mark.usefixtures("untouched")

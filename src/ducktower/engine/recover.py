@@ -18,7 +18,7 @@ from ..errors import InvalidArgument, Unavailable
 from .file_copies import copy_file, put_in_place, sync, timestamp, told_of_disk
 from .salvage import Salvage, Salvaged
 from .unserved import check_file, held, made_like, put_aside
-from .wal import LOGS, Found, commit_ends, look_through, real_path, torn_copies, wal_path
+from .wal import LOGS, Found, commit_ends, look_through, real_path, to_be_replayed, torn_copies, wal_path
 
 __all__ = ["Recovered", "recover"]
 
@@ -86,24 +86,30 @@ def _place(database: Path) -> Path:
 
 def _open(salvage: Salvage, place: Path, path: Path, logs: list[str], tell: Callable[[str], None]) -> list[str]:
     """Put as much of the logs beside the copy as it opens with; return what is lost by that."""
-    found = look_through(wal_path(str(place / "original")))
+    replayed = to_be_replayed(str(place / "original"))
+    first, second = (replayed.get(place / f"original{suffix}", Found()) for suffix in LOGS[:2])
+    if not second.nbytes:  # then DuckDB refuses an old one, and does not pass it over
+        first = look_through(place / "original.wal")
     for suffix in logs:
         _copy(place / f"original{suffix}", Path(f"{path}{suffix}"))
-    outcome = salvage.opens(path)
+    outcome = salvage.joins(path) if second.nbytes else salvage.opens(path)
     if not outcome.error:
         tell("it opens with its WAL" if logs else "it opens; there is no WAL")
-        return [f"{found.torn_bytes} bytes of the WAL that are no whole commit"] if found.torn_bytes else []
+        torn = first.torn_bytes + second.torn_bytes
+        return [f"{torn} bytes of the WAL that are no whole commit"] if torn else []
     tell(f"it does not open{' with its WAL' if logs else ''}: {outcome.error}")
-    for suffix in logs:
-        Path(f"{path}{suffix}").unlink()
-    if logs == [".wal"] and (commits := _replayed(salvage, place, path)) is not None:
-        tell(f"it opens with the first {commits} of the {found.commits} commits of its WAL")
-        return _not_replayed(found, commits)
+    for suffix in ("", *LOGS):
+        Path(f"{path}{suffix}").unlink(missing_ok=True)
+    _copy(place / "original", path)
+    beside = [f"the WAL of commits beside a checkpoint, with {second.commits} commits that could be counted"]
+    beside *= second.nbytes > 0
+    if first.nbytes and (commits := _replayed(salvage, place, path)) is not None:
+        tell(f"it opens with the first {commits} of the {first.commits} commits of its WAL")
+        return [*_not_replayed(first, commits), *beside]
     if logs and not (without := salvage.opens(path)).error:
         tell("it opens without its WAL, as of its last checkpoint")
-        return [
-            f"the WAL, with {found.commits} commits" if found.commits else "the WAL, of which nothing could be read"
-        ]
+        of_first = f"with {first.commits} commits" if first.commits else "of which nothing could be read"
+        return [*[f"the WAL, {of_first}"] * (first.nbytes > 0), *beside]
     why = without.error if logs else outcome.error
     raise InvalidArgument(f'nothing of "{place / "original"}" can be read: {why}; a backup is what helps')
 

@@ -3,6 +3,7 @@
 The process reads requests and answers each, a line of JSON in and one out:
 
     ["opens", FILE]            that it can be opened, its WAL replayed
+    ["joins", FILE]            the same, when there are two WALs, one of commits beside a checkpoint
     ["look", FILE]             {"tables": [...], "names": [...]}: what can be read
     ["finish", FILE]           the same, after the WAL's contents were written into the file
     ["rebuild", FILE, TARGET]  the same, of a new file made of all that can be read
@@ -10,7 +11,7 @@ The process reads requests and answers each, a line of JSON in and one out:
 or {"error": TEXT}. Of a table whose blocks are damaged, `rebuild` reads the rows in ranges, smaller and smaller ones
 around the damage, and leaves out those that cannot be read.
 
-Owns these four, and the process. Must never write to the file that is damaged, but for `finish`.
+Owns these five, and the process. Must never write to the file that is damaged, but for `joins` and `finish`.
 """
 
 from __future__ import annotations
@@ -79,6 +80,10 @@ class Salvage:
         """Open a database, with the WAL beside it if there is one, and read no table; nothing is changed."""
         return self._ask("opens", path)
 
+    def joins(self, path: Path) -> Salvaged:
+        """Open a database that has two WALs: DuckDB joins them then, and passes over the second where it only reads."""
+        return self._ask("joins", path)
+
     def look(self, path: Path) -> Salvaged:
         """Open a database, with the WAL beside it if there is one, and read all of it; nothing is changed."""
         return self._ask("look", path)
@@ -138,6 +143,11 @@ class Salvage:
 
 def _opens(path: Path) -> dict[str, Any]:
     with opened_apart(path) as connection:
+        return _told(connection, [])
+
+
+def _joins(path: Path) -> dict[str, Any]:
+    with opened_apart(path, writable=True) as connection:
         return _told(connection, [])
 
 
@@ -239,6 +249,7 @@ def _count(connection: Any, table: TableRows) -> int:
 def _main() -> None:
     works: dict[str, Callable[..., dict[str, Any]]] = {
         "opens": _opens,
+        "joins": _joins,
         "look": _look,
         "finish": _finish,
         "rebuild": _rebuild,
