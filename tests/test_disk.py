@@ -108,6 +108,18 @@ def test_a_damaged_wal_is_never_lost(start_server: Start, database: Path, where:
         assert wal.read_bytes() == damaged
 
 
+def test_a_file_without_its_head_is_told_what_helps(start_server: Start, database: Path) -> None:
+    """It is no database any more, but was one: the error says so, and nothing is changed by the server or `recover`."""
+    crashed(start_server)
+    database.write_bytes(bytes(4_096) + database.read_bytes()[4_096:])
+    before = [path.read_bytes() for path in (database, wal_of(database))]
+    for command in ("serve", "recover"):
+        line = cli_support.fails(command, str(database), code="INVALID_ARGUMENT")
+        assert "is no DuckDB database any more" in line
+        assert "`ducktower restore` of a backup helps" in line
+    assert [path.read_bytes() for path in (database, wal_of(database))] == before
+
+
 def test_a_wal_whose_file_is_gone_is_never_lost(start_server: Start, database: Path) -> None:
     """DuckDB would delete it and begin with an empty file: it is refused, and all is there when the file is back."""
     crashed(start_server)

@@ -28,9 +28,18 @@ from .headroom import Headroom
 from .opened import opened_directories
 from .places import Places
 from .shares import Share
-from .wal import Found, replaying
+from .wal import Found, replaying, wal_bytes
 
-__all__ = ["SESSION_SETTINGS", "Database", "Lease", "State", "check_unserved", "looks_like_duckdb", "opened_apart"]
+__all__ = [
+    "SESSION_SETTINGS",
+    "Database",
+    "Lease",
+    "State",
+    "check_unserved",
+    "looks_like_duckdb",
+    "no_duckdb",
+    "opened_apart",
+]
 
 log = logging.getLogger(__name__)
 
@@ -461,7 +470,7 @@ def _cannot_open(config: EngineConfig, error: duckdb.Error) -> Exception:
         if not path.exists() and not os.access(path.parent, os.W_OK | os.X_OK):
             return InvalidArgument(f'database "{database}": this user may not write into "{path.parent}"')
         if path.exists() and not looks_like_duckdb(path):
-            return InvalidArgument(f'file "{database}" is no DuckDB database')
+            return InvalidArgument(no_duckdb(path))
         if "storage version number" in text:
             return InvalidArgument(f'database "{database}" is not of this version of DuckDB: {text}')
     for name, value in (("memory_limit", config.memory_limit), ("threads", config.threads)):
@@ -474,6 +483,14 @@ def _cannot_open(config: EngineConfig, error: duckdb.Error) -> Exception:
         f'cannot open database "{database}": {text}; nothing was changed. `ducktower recover {shlex.quote(database)}` '
         "copies it and its WAL, tries what opens, and says what is lost"
     )
+
+
+def no_duckdb(path: Path) -> str:
+    """Say that a file is no database, and what helps when it was one."""
+    said = f'file "{path}" is no DuckDB database'
+    if not wal_bytes(str(path)):
+        return said
+    return f"{said} any more, but its WAL is beside it; nothing was changed, and `ducktower restore` of a backup helps"
 
 
 def looks_like_duckdb(path: Path) -> bool:

@@ -17,7 +17,7 @@ from pathlib import Path
 import duckdb
 
 from ..errors import InvalidArgument, Unavailable
-from .database import check_unserved, looks_like_duckdb, opened_apart
+from .database import check_unserved, looks_like_duckdb, no_duckdb, opened_apart
 from .failures import first_line
 from .file_copies import sync, timestamp
 from .fingerprints import Fingerprint, fingerprint
@@ -36,7 +36,7 @@ def check_file(path: Path) -> None:
     except OSError as error:
         raise InvalidArgument(f'"{path}" cannot be read: {error.strerror}') from error
     if not duckdb_file:
-        raise InvalidArgument(f'file "{path}" is no DuckDB database')
+        raise InvalidArgument(no_duckdb(path))
 
 
 @contextlib.contextmanager
