@@ -185,7 +185,7 @@ class TestTwoLogs:
         with duckdb.connect(str(done.path), read_only=True) as connection:
             ((count, last),) = connection.execute("SELECT count(*), max(i) FROM t").fetchall()
         assert count == last + 2
-        assert last >= look_through(side).commits > 0
+        assert count > look_through(side).commits > 0
         with duckdb.connect(str(database), read_only=False) as connection:  # what DuckDB makes of the originals
             assert connection.execute("SELECT count(*), max(i) FROM t").fetchall() == [(count, last)]
 
