@@ -40,12 +40,10 @@ def cancelled(cursor: Any, client: ducktower.FlightClient, sql: str) -> str:
 
     thread = threading.Thread(target=run)
     thread.start()
-    until(client.sessions, "the statement to run")
-    for _ in range(60):  # the driver prepares it first: a cancel between its two calls meets neither
-        cursor.adbc_cancel()
-        thread.join(1)
-        if not thread.is_alive():
-            break
+    # The driver prepares it first: a cancel between its two calls meets neither.
+    until(lambda: [one for one in client.sessions() if one["kind"] != "description"], "the statement to run")
+    cursor.adbc_cancel()
+    thread.join(60)
     (failure,) = failures
     until(lambda: not client.sessions(), "the statement to end")
     return str(failure).upper()
