@@ -162,26 +162,31 @@ def replaying(database: str) -> Iterator[Found]:
             "that the file may not have; put the file back beside it, or move the WAL away to begin with an empty "
             "database. Nothing was changed"
         )
-    kept = [_kept(database, path, of_log) for path, of_log in logs.items() if of_log.torn_bytes]
+    kept = {
+        copy: of_log
+        for path, of_log in logs.items()
+        if of_log.torn_bytes and (copy := _kept(database, path, of_log)) is not None
+    }
     started = time.monotonic()
     try:
         yield found
     except BaseException:
-        for path in filter(None, kept):  # what DuckDB does not open it leaves alone
+        for path in kept:  # what DuckDB does not open it leaves alone
             path.unlink(missing_ok=True)
         raise
     seconds = time.monotonic() - started
     log.info("opened in %.3f seconds; the WAL had %d bytes, %d commits", seconds, found.nbytes, found.commits)
-    for path in filter(None, kept):
+    for path, of_log in kept.items():
         log.warning(
             "the last %d of %d bytes of the WAL were no whole commit and were not replayed, as after a crash in the "
             'middle of one; the WAL as it was is kept as "%s"',
-            found.torn_bytes,
-            found.nbytes,
+            of_log.torn_bytes,
+            of_log.nbytes,
             path,
         )
-    with contextlib.suppress(OSError):
-        _prune(database)
+    if kept:
+        with contextlib.suppress(OSError):
+            _prune(database)
 
 
 def torn_copies(database: str) -> list[Path]:
@@ -222,10 +227,9 @@ def _begun_after(path: Path) -> float:
 
 
 def _kept(database: str, path: Path, found: Found) -> Path | None:
-    which = path.name.removeprefix(wal_path(database).name).replace(".", "-")
-    kept = wal_path(database).with_name(
-        f"{wal_path(database).name}{_TORN}{time.strftime('%Y%m%dT%H%M%S', time.gmtime())}{which}"
-    )
+    first = wal_path(database)
+    which = path.name.removeprefix(first.name).replace(".", "-")
+    kept = first.with_name(f"{first.name}{_TORN}{time.strftime('%Y%m%dT%H%M%S', time.gmtime())}{which}")
     try:
         shutil.copy2(path, kept)
     except OSError as error:
