@@ -98,6 +98,14 @@ def rows(database: Path, table: str) -> int:
         return int(connection.execute(f"SELECT count(*) FROM {table}").fetchall()[0][0])
 
 
+def behind_commits(raw: bytes, count: int) -> int:
+    """Return where a WAL goes on behind its first commits."""
+    at = 0
+    for _ in range(count):
+        at = raw.index(COMMIT, at) + len(COMMIT)
+    return at
+
+
 @pytest.mark.usefixtures("untouched")
 class TestTheLog:
     """What is wrong is the WAL."""
@@ -126,10 +134,7 @@ class TestTheLog:
     def test_damaged_in_the_middle(self, damaged: Path, salvage: Salvage) -> None:
         """DuckDB refuses all of it; the commits before the damage are recovered all the same."""
         wal = Path(f"{damaged}.wal")
-        raw = wal.read_bytes()
-        at = 0
-        for _ in range(13):
-            at = raw.index(COMMIT, at) + len(COMMIT)
+        at = behind_commits(wal.read_bytes(), 13)
         flip(wal, at + 20)  # within the 14th
         with pytest.raises(ducktower.InternalError, match="`ducktower recover "), opened(damaged):
             pass
@@ -143,9 +148,7 @@ class TestTheLog:
         """What is behind cannot be counted any more: it is told as bytes, and not as no commits."""
         wal = Path(f"{damaged}.wal")
         raw = wal.read_bytes()
-        at = 0
-        for _ in range(13):
-            at = raw.index(COMMIT, at) + len(COMMIT)
+        at = behind_commits(raw, 13)
         wal.write_bytes(raw[:at] + b"GARBAGEGARBAGE" + raw[at + 14 :])
         done = recover(damaged, salvage)
         assert rows(done.path, "small") == 13

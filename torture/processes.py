@@ -98,8 +98,10 @@ class Servers:
 
     def start(self, port: int) -> Server:
         """Start a server and wait until it is ready; `port` 0 lets it choose. Raises RuntimeError when it fails."""
-        arguments = ["serve", str(self._database), "--port", str(port), "--log-level", "warning"]
-        arguments += ["--memory-limit", MEMORY_LIMIT]
+        arguments = [
+            *("serve", str(self._database), "--port", str(port)),
+            *("--log-level", "warning", "--memory-limit", MEMORY_LIMIT),
+        ]
         assert self._process.stdin is not None
         with contextlib.suppress(BrokenPipeError):
             self._process.stdin.write(json.dumps(arguments).encode() + b"\n")

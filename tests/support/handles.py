@@ -29,6 +29,7 @@ from ducktower.server.flight_sql.dispatch import FlightSql
 from ducktower.server.logins import Logins
 from ducktower.server.token_file import TokenFile
 from ducktower.server.visits import Visit, Visits
+from support.bad_bytes import Source
 from support.flight_sql import RawFlightSql, unpacked
 
 __all__ = ["HANDLE_SEEDS", "Handles", "ServedHandles"]
@@ -149,12 +150,6 @@ def _result_of(info: Any) -> bytes:
     return bytes(unpacked(info.endpoints[0].ticket.ticket, m.TicketStatementQuery).statement_handle)
 
 
-class _Source(NamedTuple):
-    """What the factory of Flight's middleware is told of a call."""
-
-    method: Any
-
-
 class Handles:
     """The handlers of Flight SQL without a network, over an engine in memory: a million inputs take minutes."""
 
@@ -219,12 +214,12 @@ class Handles:
     def _session(self) -> Visit:
         """Log olga in; return a visit of the session that this begins."""
         authorization = [f"Bearer {self._texts['olga']}"]
-        answer = self._visits.start_call(_Source(flight.FlightMethod.HANDSHAKE), {"authorization": authorization})
+        answer = self._visits.start_call(Source(flight.FlightMethod.HANDSHAKE), {"authorization": authorization})
         assert answer is not None
         return self._visit({"authorization": [answer.sending_headers()["authorization"]]})
 
     def _visit(self, headers: dict[str, list[Any]]) -> Visit:
-        self._visits.start_call(_Source(flight.FlightMethod.DO_GET), headers)
+        self._visits.start_call(Source(flight.FlightMethod.DO_GET), headers)
         return self._visits.take()
 
     def _serve(self, visit: Visit, attempt: _Attempt) -> Any:

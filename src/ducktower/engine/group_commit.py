@@ -232,11 +232,8 @@ class GroupCommitter:
         try:
             number = self._transaction(lease, writes, held)
         except _PlanError as error:
-            of_ledger = error.key == LEDGER  # which those without a name have nothing to do with
-            culprits: list[Write] = []
-            others: list[Write] = []
-            for write in writes:
-                (culprits if (write.claims if of_ledger else write.key == error.key) else others).append(write)
+            culprits = [write for write in writes if _is_of(write, error.key)]
+            others = [write for write in writes if not _is_of(write, error.key)]
             if is_fatal(error.cause):
                 self._give_up(writes, error.cause, outcomes)
                 return
@@ -245,12 +242,12 @@ class GroupCommitter:
                 return
             if others:
                 self._admitted(lease, others, outcomes)
-            if of_ledger and not (error.slow and not was_slow):
-                self._give_up(culprits, error.cause, outcomes)
-            elif error.slow and was_slow:
-                self._put_aside(culprits, outcomes)
-            elif error.slow:
+            if error.slow and not was_slow:
                 self._admitted(lease, culprits, outcomes, was_slow=True)
+            elif error.key == LEDGER:
+                self._give_up(culprits, error.cause, outcomes)
+            elif error.slow:
+                self._put_aside(culprits, outcomes)
             elif not error.planned:
                 outcomes.update((id(write), _told(error.cause)) for write in culprits)
             else:
@@ -497,6 +494,11 @@ def _found(
     if isinstance(told, Overloaded | Unavailable):
         return told
     return diagnose(cursor, catalog, target, schema, source, failure)
+
+
+def _is_of(write: Write, key: PlanKey) -> bool:
+    """Whether a plan's failure is about this write. Those without a name have nothing to do with the ledger."""
+    return bool(write.claims) if key == LEDGER else write.key == key
 
 
 def _claimed(writes: list[Write]) -> Iterator[tuple[Claim, int]]:

@@ -101,24 +101,32 @@ def _open(salvage: Salvage, place: Path, path: Path, logs: list[str], tell: Call
     for suffix in ("", *LOGS):
         Path(f"{path}{suffix}").unlink(missing_ok=True)
     _copy(place / "original", path)
-    beside = [f"the WAL of commits beside a checkpoint, with {second.commits} commits that could be counted"]
-    beside *= second.nbytes > 0
+    beside = []
+    if second.nbytes:
+        beside = [f"the WAL of commits beside a checkpoint, with {second.commits} commits that could be counted"]
     if first.nbytes and (commits := _replayed(salvage, place, path)) is not None:
         tell(f"it opens with the first {commits} of the {first.commits} commits of its WAL")
         return [*_not_replayed(first, commits), *beside]
     if logs and not (without := salvage.opens(path)).error:
         tell("it opens without its WAL, as of its last checkpoint")
-        of_first = f"with {first.commits} commits" if first.commits else "of which nothing could be read"
-        return [*[f"the WAL, {of_first}"] * (first.nbytes > 0), *beside]
+        if first.nbytes:
+            of_first = f"with {first.commits} commits" if first.commits else "of which nothing could be read"
+            return [f"the WAL, {of_first}", *beside]
+        return beside
     why = without.error if logs else outcome.error
     raise InvalidArgument(f'nothing of "{place / "original"}" can be read: {why}; a backup is what helps')
 
 
 def _not_replayed(found: Found, commits: int) -> list[str]:
     """Tell what a log has behind the commits that were replayed."""
-    lost = [f"the last {found.commits - commits} of {found.commits} commits in the WAL"] * (commits < found.commits)
-    behind = f"{found.torn_bytes} bytes of the WAL behind its last whole commit; what was in them cannot be told"
-    return lost + [behind] * (found.torn_bytes > 0)
+    lost = []
+    if commits < found.commits:
+        lost.append(f"the last {found.commits - commits} of {found.commits} commits in the WAL")
+    if found.torn_bytes:
+        lost.append(
+            f"{found.torn_bytes} bytes of the WAL behind its last whole commit; what was in them cannot be told"
+        )
+    return lost
 
 
 def _replayed(salvage: Salvage, place: Path, path: Path) -> int | None:

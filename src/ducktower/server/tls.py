@@ -46,18 +46,17 @@ class Tls:
         return x509.load_pem_x509_certificate(self.certificate).fingerprint(hashes.SHA256()).hex(":")
 
 
-def tls_of(config: ServerConfig, kept: Path | None) -> Tls | None:
+def tls_of(config: ServerConfig, kept: Path | None) -> Tls:
     """Return the certificate that `config` asks for; one that signs itself is read from `kept`, or made and put there.
 
-    Raises InvalidArgument for files that cannot be used.
+    The config must be one that encrypts. Raises InvalidArgument for files that cannot be used.
     """
     client_ca = _certificates(config.tls_client_ca, "CA of the clients") if config.tls_client_ca else None
     if config.tls == "auto":
         pair = _kept(kept) if kept is not None and kept.exists() else _made(config.host, kept)
-    elif config.tls_cert and config.tls_key:
-        pair = _certificates(config.tls_cert, "certificate"), _read(config.tls_key, "key")
     else:
-        return None
+        assert config.tls_cert and config.tls_key  # noqa: S101, PT018 - it encrypts
+        pair = _certificates(config.tls_cert, "certificate"), _read(config.tls_key, "key")
     _check(*pair)
     return Tls(*pair, client_ca)
 
