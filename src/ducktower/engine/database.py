@@ -66,10 +66,11 @@ _served_lock = threading.Lock()
 class Lease:
     """One cursor for one call. `close` gives it back; twice is harmless. Used by one thread at a time."""
 
-    def __init__(self, cursor: Any, give_back: Callable[[Lease], None]) -> None:
-        self.cursor = cursor
+    def __init__(self, make: Callable[[], Any], give_back: Callable[[Lease], None]) -> None:
+        self.cursor = make()
+        self._make = make
         self._give_back = give_back
-        self._lock = threading.Lock()  # guards _closed
+        self._lock = threading.Lock()  # guards _closed, and the cursor while another one takes its place
         self._closed = False
 
     def interrupt(self) -> None:
@@ -77,6 +78,13 @@ class Lease:
         with self._lock:
             if not self._closed:
                 self.cursor.interrupt()
+
+    def renew(self) -> None:
+        """Roll back what is open by closing the cursor, and go on with a fresh one in its place."""
+        with self._lock:
+            if not self._closed:
+                self.cursor.close()
+                self.cursor = self._make()
 
     def close(self) -> None:
         """Roll back what is open, free the cursor and its place."""
@@ -180,7 +188,7 @@ class Database:
             with self._changed:
                 if self._state != "serving":
                     raise Unavailable(f"the database is {self._state}")
-                lease = Lease(self._root.cursor(), lambda done: self._returned(done, pool, share))
+                lease = Lease(self._root.cursor, lambda done: self._returned(done, pool, share))
                 self._leases.add(lease)
                 self._clients += pool != "internal"
         except BaseException as error:

@@ -31,6 +31,7 @@ from .database import Database, Lease
 from .failures import is_fatal, translate
 from .inserts import VALUE_ERRORS, Source, diagnose, insert_sql, table_columns
 from .ledger import LEDGER, Ledger, Row
+from .rollback import rolled_back
 from .words import Claim, Divided, Outcome, PlanKey, Receipt, SlowWrite, Target, Write
 
 __all__ = ["GroupCommitter"]
@@ -408,8 +409,7 @@ class GroupCommitter:
                 cursor.execute("COMMIT")
         except BaseException as error:
             # Also without a BEGIN: a statement whose own COMMIT the disk refused can leave one open.
-            with contextlib.suppress(duckdb.Error):
-                cursor.execute("ROLLBACK")
+            self._roll_back(lease)
             of_statement = isinstance(error, _PlanError) and not (alone and error.may_be_of_commit)
             if lines and not of_statement:
                 self._ledger.forget()  # a COMMIT that failed may have stored it
@@ -422,6 +422,17 @@ class GroupCommitter:
         finally:
             self._calls.finish(call)
         return number if lines else self._commits.add()
+
+    def _roll_back(self, lease: Lease) -> None:
+        """Leave no transaction open: the next group would be a part of it, acknowledged and never committed."""
+        if rolled_back(lease.cursor):
+            return
+        self._plans.clear()
+        try:
+            lease.renew()
+        except duckdb.Error:  # the database is gone; why, the error says that is on its way
+            lease.close()
+            self._lease = None  # the next group has another one
 
     def _planned(self, cursor: Any, key: PlanKey, call: Call) -> _Plan:
         try:

@@ -6,7 +6,6 @@ Must never be used for a small append: the commit queue is several times faster 
 
 from __future__ import annotations
 
-import contextlib
 import secrets
 import time
 from collections.abc import Callable
@@ -20,6 +19,7 @@ from .database import Lease
 from .failures import is_fatal, translate
 from .headroom import Headroom
 from .inserts import diagnose, insert_sql, make_table, quoted, table_columns, was_late
+from .rollback import rolled_back
 from .words import Target
 
 __all__ = ["Load"]
@@ -119,8 +119,7 @@ class Load:
             with self._headroom.taken():
                 self._cursor.execute("COMMIT")
         except BaseException:
-            with contextlib.suppress(duckdb.Error):
-                self._cursor.execute("ROLLBACK")
+            rolled_back(self._cursor)  # else closing the cursor does it: a second BEGIN fails
             raise
         return rows
 

@@ -26,6 +26,7 @@ from .headroom import Headroom
 from .ledger import Ledger
 from .listings import hide_ledger
 from .parameters import Parameters, Rows
+from .rollback import rolled_back
 from .row_limit import RowLimit
 from .words import Claim, Receipt
 
@@ -165,8 +166,7 @@ class Scripts:
             with contextlib.nullcontext() if begin == BEGIN_READ_ONLY else self._headroom.taken():
                 cursor.execute("COMMIT")
         except BaseException:
-            with contextlib.suppress(duckdb.Error):
-                cursor.execute("ROLLBACK")
+            rolled_back(cursor)  # else closing the cursor does it: a second BEGIN fails
             raise
         return result
 

@@ -17,11 +17,10 @@ from ..errors import Conflict, DucktowerError, InvalidSQL, Unavailable
 from .database import Database, Lease
 from .failures import translate
 from .guard import BEGIN_READ_ONLY
+from .rollback import rolled_back
 from .shares import Share
 
 __all__ = ["SessionCursor", "Transaction"]
-
-_ROLLBACK_TRIES = 100
 
 
 class Transaction:
@@ -124,13 +123,7 @@ class SessionCursor:
         self._reading = False
         if self._lease is None:
             return
-        for _ in range(_ROLLBACK_TRIES):
-            try:
-                self._lease.cursor.execute("ROLLBACK")
-            except duckdb.TransactionException:
-                return  # nothing was open
-            except duckdb.Error:
-                continue  # interrupted: a call that is to end is told so again and again
+        if rolled_back(self._lease.cursor):
             return
         self._lease.close()  # which rolls back, and costs what was kept
         self._lease = None
