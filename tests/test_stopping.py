@@ -7,9 +7,13 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from torture.fsync import Fsync, fsync_library
 
 import ducktower
-from support.servers import ServerProcess
+from support.servers import ServerProcess, environment
 from support.waiting import SECONDS_MAX, until
 
 LONG = "SELECT i, repeat('x', 100) AS v FROM range(100000000) t(i)"
@@ -77,6 +81,33 @@ def test_both_signals_in_the_midst_of_writes(start_server: Callable[..., ServerP
     stored = rows(start_server())
     assert set(writers.acknowledged) <= set(stored)
     assert len(stored) == len(set(stored))
+
+
+def test_two_signals_while_it_starts(tmp_path: Path) -> None:
+    """DuckDB is opening the file, for as long as that takes: nothing waits for it."""
+    library = fsync_library(tmp_path)
+    if library is None:
+        pytest.skip("there is no C compiler here")
+    fsync = Fsync(library, tmp_path / "orders")
+    fsync.order(600_000)
+    database = tmp_path / "test.duckdb"
+    with (tmp_path / "stderr").open("wb") as stderr:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "ducktower.cli", "serve", str(database), "--port", "0"],
+            env={**environment(), **fsync.environment},
+            stdout=subprocess.PIPE,
+            stderr=stderr,
+        )
+    try:
+        until(database.exists, "the database file")
+        process.send_signal(signal.SIGTERM)
+        process.send_signal(signal.SIGINT)
+        said, _ = process.communicate(timeout=SECONDS_MAX)
+    finally:
+        process.kill()
+        fsync.close()
+    assert process.returncode in (130, 143)
+    assert not said  # it was never ready
 
 
 def rows(server: ServerProcess) -> list[int]:

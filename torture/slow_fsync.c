@@ -38,8 +38,9 @@ static int flush(const char *name, int file) {
         errno = EIO;
         return -1;
     }
-    int64_t start = now();
-    usleep((useconds_t)order * 1000);
+    int64_t start = now(), end = start + order * INT64_C(1000000);
+    struct timespec until = {end / INT64_C(1000000000), end % INT64_C(1000000000)};
+    while (clock_nanosleep(CLOCK_MONOTONIC, TIMER_ABSTIME, &until, NULL) == EINTR) continue; /* no signal hurries a disk */
     int done = real(file);
     __atomic_add_fetch(&shared[NANOSECONDS], now() - start, __ATOMIC_SEQ_CST);
     __atomic_add_fetch(&shared[SLOWED], 1, __ATOMIC_SEQ_CST);

@@ -450,7 +450,8 @@ def run_server(
     from ..server import FlightServer
 
     flight = FlightServer(engine, server)
-    flight.start()
+    # Both in a thread: a second signal must be heard while DuckDB replays a WAL or writes its last checkpoint, too.
+    run_interruptibly(flight.start)
     try:
         _log.info("serving %s at %s", engine.database, flight.url)
         if flight.health_url is not None:
@@ -462,7 +463,6 @@ def run_server(
             raise InternalError("the server ended by itself")
         _log.info("stopping: calls in flight have %g seconds", server.drain_seconds)
     finally:
-        # In a thread: a second signal must be heard while DuckDB writes its last checkpoint, too.
         run_interruptibly(flight.close)
     _log.info("stopped")
 
