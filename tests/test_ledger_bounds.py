@@ -12,7 +12,7 @@ import pytest
 import ducktower
 from ducktower.config import EngineConfig
 from ducktower.engine import Caller, Engine, Named, Principal, Receipt, Target
-from ducktower.engine.ledger import Ledger, claimed
+from ducktower.engine.ledger import Ledger, Row, claimed
 from ducktower.engine.words import Outcome, PlanKey, Write
 from ducktower.server.token_file import TokenFile
 from support.engines import opened
@@ -142,6 +142,18 @@ class TestHowMany:
         assert [type(outcome) for outcome in outcomes.values()] == [ducktower.LimitExceeded] * 5
 
 
+def kept(connection: duckdb.DuckDBPyConnection) -> list[Row]:
+    """Return what the ledger of a database that nobody serves has."""
+    return [Row.of(line) for (line,) in connection.execute("FROM _ducktower.ledger").fetchall()]
+
+
+def grown_older(connection: duckdb.DuckDBPyConnection, writer: str) -> None:
+    """Have what this writer wrote be 31 days older."""
+    lines = [line._replace(at=line.at - 31 * DAY) if line.writer == writer else line for line in kept(connection)]
+    connection.execute("DELETE FROM _ducktower.ledger")
+    connection.executemany("INSERT INTO _ducktower.ledger VALUES (?)", [[line.line()] for line in lines])
+
+
 class TestForgetting:
     """Writers that were silent for long enough are forgotten, when there is a reason to look."""
 
@@ -153,7 +165,7 @@ class TestForgetting:
                 put(engine, "old", sequence)
             put(engine, "young", 1)
         with duckdb.connect(str(database)) as connection:  # as it looks after 31 days
-            connection.execute(f'UPDATE _ducktower.ledger SET "at" = "at" - {31 * DAY} WHERE writer = \'old\'')
+            grown_older(connection, "old")
         with opened(database, writers_max=2) as engine:
             assert put(engine, "old", 2).rows == 1  # remembered for as long as nobody needs its place
             assert put(engine, "new", 1).rows == 1
@@ -167,8 +179,7 @@ class TestForgetting:
             assert put(engine, "young", 2).rows == 1
             assert stored(engine) == 5
         with duckdb.connect(str(database)) as connection:
-            found = connection.execute("SELECT DISTINCT writer FROM _ducktower.ledger ORDER BY writer").fetchall()
-        assert found == [("new",), ("young",)]
+            assert {line.writer for line in kept(connection)} == {"new", "young"}
 
     def test_who_writes_again_stays(self, database: Path) -> None:
         """A writer that was silent and then wrote once more is no silent one; all of its kept outcomes stay."""
@@ -176,7 +187,7 @@ class TestForgetting:
             made(engine)
             receipts = [put(engine, "old", sequence) for sequence in (1, 2)]
         with duckdb.connect(str(database)) as connection:
-            connection.execute(f'UPDATE _ducktower.ledger SET "at" = "at" - {31 * DAY}')
+            grown_older(connection, "old")
         with opened(database, writers_max=1) as engine:
             receipts.append(put(engine, "old", 3))
             with pytest.raises(ducktower.LimitExceeded):

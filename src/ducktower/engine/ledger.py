@@ -2,7 +2,8 @@
 
 The rows of the ledger are appended in the transaction of the writes they speak of, so both are durable or neither
 is. There is no index, because nobody looks anything up in the table: what it says is held in memory too, and the
-table is read when it is asked for first after the database was opened.
+table is read when it is asked for first after the database was opened. Nor are there columns: a row is one text of
+JSON, since each column costs a commit of DuckDB's about 60 us (docs/decisions, ledger of one column).
 
 A writer's sequences are 1, 2, 3 and so on. A write that is refused does not take its sequence, so what its writer
 has in flight behind it is refused as well: of a writer's writes, those that are stored are the first ones.
@@ -14,6 +15,7 @@ and changes the memory only after COMMIT returned.
 from __future__ import annotations
 
 import hashlib
+import json
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -48,31 +50,46 @@ __all__ = [
 SCHEMA = "_ducktower"
 """The schema that is in no listing and that no client's SQL may name."""
 
-_ARROW = pa.schema(
-    [
-        ("principal", pa.string()),
-        ("writer", pa.string()),
-        ("sequence", pa.int64()),
-        ("fingerprint", pa.int64()),
-        ("rows", pa.int64()),
-        ("rows_total", pa.int64()),
-        ("commit", pa.int64()),
-        ("at", pa.int64()),  # microseconds since 1970, UTC
-    ]
-)
+_ARROW = pa.schema([("line", pa.string())])
 LEDGER = PlanKey(Target("ledger", SCHEMA), _ARROW)
 """The ledger as a target of group commit's plans."""
 
-_COLUMNS = (
-    "principal VARCHAR, writer VARCHAR, sequence BIGINT, fingerprint BIGINT, rows BIGINT, rows_total BIGINT, "
-    '"commit" BIGINT, "at" BIGINT'
-)
+_written = json.JSONEncoder(separators=(",", ":")).encode
 _PRUNE_ROWS_MIN = 4_096
 _HASH_BYTES = 8
 
 Key = tuple[str, str]
 """A principal's name and its writer's: nobody meets the writers of others."""
-Row = tuple[str, str, int, int, int, int, int, int]
+
+
+class Row(NamedTuple):
+    """What is kept of one write. A line of the table is a JSON array of it, in this order."""
+
+    principal: str
+    writer: str
+    sequence: int
+    fingerprint: int
+    rows: int
+    """-1 when they were not counted."""
+    rows_total: int
+    """Of the writer, with these."""
+    commit: int
+    at: int
+    """Microseconds since 1970, UTC."""
+
+    @property
+    def key(self) -> Key:
+        """Whose it is."""
+        return self.principal, self.writer
+
+    def line(self) -> str:
+        """Return it as it is stored."""
+        return _written(self)
+
+    @classmethod
+    def of(cls, line: str) -> Row:
+        """Return what was stored so."""
+        return cls(*json.loads(line))
 
 
 class WriterState(NamedTuple):
@@ -124,7 +141,7 @@ class Turn:
 
     def commit(self) -> int:
         """Return the number of the commit that took place."""
-        return self.lines[0][6] if self.lines else self._commits()
+        return self.lines[0].commit if self.lines else self._commits()
 
 
 def claimed(config: EngineConfig, principal: Principal, named: Named, seen: int | None = None) -> Claim:
@@ -294,19 +311,17 @@ class Ledger:
                     totals[key] = self._held[key]
                 totals[key] += max(rows, 0)  # -1: not counted
                 assert claim.fingerprint is not None  # noqa: S101 - the content has arrived by now
-                found.append((*key, claim.sequence, claim.fingerprint, rows, totals[key], commit, now))
+                found.append(Row(*key, claim.sequence, claim.fingerprint, rows, totals[key], commit, now))
         return found
 
     @staticmethod
     def batch(lines: Sequence[Row]) -> Any:
         """Return the rows as one pyarrow.RecordBatch."""
-        columns = zip(*lines, strict=True)
-        arrays = [packed(values, of.type) for values, of in zip(columns, _ARROW, strict=True)]
-        return pa.RecordBatch.from_arrays(arrays, schema=_ARROW)
+        return pa.RecordBatch.from_arrays([packed([line.line() for line in lines], pa.string())], schema=_ARROW)
 
     def store(self, cursor: Any, line: Row) -> None:
         """Append one row in the cursor's transaction."""
-        cursor.execute(f"INSERT INTO {self._table} VALUES (?, ?, ?, ?, ?, ?, ?, ?)", line)
+        cursor.execute(f"INSERT INTO {self._table} VALUES (?)", [line.line()])
 
     def stored(self, lines: list[Row]) -> None:
         """Learn that these rows were committed."""
@@ -342,18 +357,23 @@ class Ledger:
         """Return the writers, read from the table if need be, which is made when there is none."""
         if make and not self._made:
             cursor.execute(f"CREATE SCHEMA IF NOT EXISTS {self._schema}")
-            cursor.execute(f"CREATE TABLE IF NOT EXISTS {self._table} ({_COLUMNS})")
+            cursor.execute(f"CREATE TABLE IF NOT EXISTS {self._table} (line VARCHAR)")
             self._made = True
         if self._writers is None:
             writers: dict[Key, _Writer] = {}
             try:
-                lines = cursor.execute(f"FROM {self._table} ORDER BY sequence").fetchall()
+                lines = self._read(cursor)
             except duckdb.CatalogException:
-                lines = []  # nobody wrote with a name yet
-            for line in lines:
+                lines = {}  # nobody wrote with a name yet
+            for line in lines.values():
                 self._learn(writers, line)
             self._writers, self._rows = writers, len(lines)
         return self._writers
+
+    def _read(self, cursor: Any) -> dict[str, Row]:
+        """Return the whole table, its rows by their texts, each writer's in their order."""
+        found = [(line, Row.of(line)) for (line,) in cursor.execute(f"SELECT line FROM {self._table}").fetchall()]
+        return dict(sorted(found, key=lambda one: one[1].sequence))
 
     def _rows_of(self, key: Key) -> int:
         """Return the rows of a writer so far. Kept while it is held: the memory may be read again meanwhile."""
@@ -361,12 +381,16 @@ class Ledger:
         return 0 if writer is None else writer.rows
 
     def _delete_old(self, cursor: Any) -> None:
-        cursor.execute(
-            f"DELETE FROM {self._table} AS old USING (SELECT principal, writer, max(sequence) AS last, "
-            f'max("at") AS heard FROM {self._table} GROUP BY ALL) AS of WHERE old.principal = of.principal '
-            "AND old.writer = of.writer AND (old.sequence <= of.last - ? OR of.heard < ?)",
-            [self._config.writer_outcomes_max, self._silent_since()],
-        ).fetchall()
+        lines = self._read(cursor)
+        newest = {line.key: line for line in lines.values()}
+        since, outcomes_max = self._silent_since(), self._config.writer_outcomes_max
+        old = [
+            text
+            for text, line in lines.items()
+            if line.sequence <= newest[line.key].sequence - outcomes_max or newest[line.key].at < since
+        ]
+        # By their texts, each of which there is once: a checkpoint may give rows other ids meanwhile.
+        cursor.execute(f"DELETE FROM {self._table} WHERE line IN (SELECT unnest(?::VARCHAR[]))", [old]).fetchall()
         self._writers = None
 
     def _silent_since(self) -> int:
@@ -383,13 +407,12 @@ class Ledger:
         return len(writers) >= room
 
     def _learn(self, writers: dict[Key, _Writer], line: Row) -> None:
-        principal, name, sequence, seen, rows, total, commit, at = line
-        writer = writers.setdefault((principal, name), _Writer())
-        if sequence <= writer.last:
+        writer = writers.setdefault(line.key, _Writer())
+        if line.sequence <= writer.last:
             return  # read from the table meanwhile
-        writer.last, writer.rows, writer.at = sequence, total, at
-        writer.outcomes[sequence] = _Stored(seen, rows, commit)
-        writer.outcomes.pop(sequence - self._config.writer_outcomes_max, None)
+        writer.last, writer.rows, writer.at = line.sequence, line.rows_total, line.at
+        writer.outcomes[line.sequence] = _Stored(line.fingerprint, line.rows, line.commit)
+        writer.outcomes.pop(line.sequence - self._config.writer_outcomes_max, None)
 
     def _answer(self, cursor: Any, claim: Claim, coming: Iterable[Key] = ()) -> Receipt | DucktowerError | None:
         """Return what a claim is answered with, None when its write is to be stored beside `coming` writers."""
