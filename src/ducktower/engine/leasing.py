@@ -18,6 +18,7 @@ from .calls import Call, Caller, Calls
 from .database import Database, Lease
 from .failures import translate
 from .shares import Shares
+from .starting import Starting
 
 __all__ = ["Cursors"]
 
@@ -32,6 +33,7 @@ class Cursors:
         self.calls = calls
         self.cache = cache
         self.shares = Shares()
+        self._starting = Starting()
         self._timeout = config.query_timeout_seconds
         self._timeout_of_one = _shorter(config.query_timeout_seconds, config.principal_query_timeout_seconds)
         self._timeouts = {
@@ -53,7 +55,7 @@ class Cursors:
         call = self.start(kind, text, caller, lease.interrupt)
         done = False
         try:
-            with self.translated(kind, call):
+            with self._starting.turn() if pool == "read" else contextlib.nullcontext(), self.translated(kind, call):
                 yield lease, call
             done = True
         finally:
